@@ -1,0 +1,1 @@
+"""The data layer: what a sample is, and how samples become published versions."""

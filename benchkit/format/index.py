@@ -1,0 +1,206 @@
+"""The index: where every member of a chunk is and what it is, so that a reader parses no tar headers.
+
+Arrays over M members, S samples and F files; a sample's members stand next to each other, files first, then
+the label's text, then the label's arrays:
+
+    member_offset, member_size, member_checksum   uint64 (M,)    data in the plain tar; XXH3, 64 bits
+    sample_member, sample_file                    uint32 (S+1,)  first member and first file of each sample
+    kind                                          uint32 (S,)    which of the kinds the sample's label has
+    key_end                                       uint64 (S,)    end of each key in `keys`
+    name_end                                      uint64 (F,)    end of each original file name in `names`
+    keys, names                                   uint8          UTF-8, one after the other
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchkit.errors import FormatError
+from benchkit.format import canonical
+from benchkit.format.labels import check_kind
+from benchkit.format.tables import decode_table, encode_table
+
+INDEX_FORMAT = 1
+INDEX_NAME = b"__benchkit__/index.safetensors"
+
+_DTYPES = {
+    "member_offset": "<u8", "member_size": "<u8", "member_checksum": "<u8",
+    "sample_member": "<u4", "sample_file": "<u4", "kind": "<u4",
+    "key_end": "<u8", "name_end": "<u8", "keys": "|u1", "names": "|u1",
+}  # fmt: skip
+_FORBIDDEN = frozenset([*range(32), 127, ord("/")])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkIndex:
+    """A chunk's index, checked against the size of its tar; the arrays are described at the top."""
+
+    member_offset: npt.NDArray[np.uint64]
+    member_size: npt.NDArray[np.uint64]
+    member_checksum: npt.NDArray[np.uint64]
+    sample_member: npt.NDArray[np.uint32]
+    sample_file: npt.NDArray[np.uint32]
+    kind: npt.NDArray[np.uint32]
+    key_end: npt.NDArray[np.uint64]
+    name_end: npt.NDArray[np.uint64]
+    keys: npt.NDArray[np.uint8]
+    names: npt.NDArray[np.uint8]
+    kinds: tuple[Any, ...]
+
+    @property
+    def samples(self) -> int:
+        """The number of rows."""
+        return len(self.kind)
+
+    def members(self, row: int) -> range:
+        """Return the numbers of the row's members: its files, its label's text, its label's arrays."""
+        return range(int(self.sample_member[row]), int(self.sample_member[row + 1]))
+
+    def key(self, row: int) -> str:
+        """Return the row's key, as `get_key` gave it."""
+        return _text(self.keys, self.key_end, row)
+
+    def file_names(self, row: int) -> list[str]:
+        """Return the original base names of the row's files."""
+        first, end = int(self.sample_file[row]), int(self.sample_file[row + 1])
+        return [_text(self.names, self.name_end, number) for number in range(first, end)]
+
+
+class IndexBuilder:
+    """An index in the making: samples are added in the order of their rows."""
+
+    def __init__(self) -> None:
+        self._members = (array("Q"), array("Q"), array("Q"))
+        self._sample_member = array("I", [0])
+        self._sample_file = array("I", [0])
+        self._kind = array("I")
+        self._kinds: dict[bytes, int] = {}
+        self._key_end = array("Q")
+        self._name_end = array("Q")
+        self._keys = bytearray()
+        self._names = bytearray()
+
+    @property
+    def samples(self) -> int:
+        """The number of rows so far."""
+        return len(self._kind)
+
+    def add_member(self, offset: int, size: int, checksum: int) -> None:
+        """Add a member of the sample that `end_sample` will name."""
+        for column, value in zip(self._members, (offset, size, checksum), strict=True):
+            column.append(value)
+
+    def end_sample(self, key: bytes, names: list[bytes], kind: Any) -> None:
+        """Make one row of the members added since the last call."""
+        self._keys += key
+        self._key_end.append(len(self._keys))
+        for name in names:
+            self._names += name
+            self._name_end.append(len(self._names))
+        self._sample_member.append(len(self._members[0]))
+        self._sample_file.append(len(self._name_end))
+        self._kind.append(self._kinds.setdefault(canonical.encode(kind), len(self._kinds)))
+
+    def encode(self) -> bytes:
+        """Return the index as it stands in the chunk."""
+        arrays = {
+            "member_offset": self._members[0],
+            "member_size": self._members[1],
+            "member_checksum": self._members[2],
+            "sample_member": self._sample_member,
+            "sample_file": self._sample_file,
+            "kind": self._kind,
+            "key_end": self._key_end,
+            "name_end": self._name_end,
+            "keys": np.frombuffer(self._keys, dtype=np.uint8),
+            "names": np.frombuffer(self._names, dtype=np.uint8),
+        }
+        kinds = [canonical.decode(kind, what="a kind", max_bytes=len(kind)) for kind in self._kinds]
+        metadata = {"benchkit": "index", "format": INDEX_FORMAT, "kinds": kinds}
+        typed = {name: np.asarray(values, dtype=_DTYPES[name]) for name, values in arrays.items()}
+        return encode_table(typed, metadata)
+
+
+def decode_index(data: bytes, *, tar_bytes: int, samples: int, what: str) -> ChunkIndex:
+    """Return the index that the bytes hold, every number checked once.
+
+    Args:
+        data: Contents of the index member.
+        tar_bytes: Size of the plain tar that the members must lie in.
+        samples: Rows that the manifest says the chunk has.
+        what: The chunk, for messages.
+
+    Raises:
+        FormatError: A newer format, or numbers that do not fit each other or the tar.
+    """
+    what = f"the index of {what}"
+    arrays, metadata = decode_table(data, what=what)
+    if not isinstance(metadata, dict) or metadata.get("benchkit") != "index":
+        raise FormatError(f"{what} is not this project's")
+    if metadata.get("format") != INDEX_FORMAT:
+        raise FormatError(f"{what} has format {metadata.get('format')!r:.60}: upgrade benchkit")
+    kinds = metadata.get("kinds")
+    known = set(metadata) == {"benchkit", "format", "kinds"} and set(arrays) == set(_DTYPES)
+    if not known or not isinstance(kinds, list):
+        raise FormatError(f"{what} has other parts than this benchkit knows: upgrade benchkit")
+    if any(values.dtype != np.dtype(_DTYPES[name]) or values.ndim != 1 for name, values in arrays.items()):
+        raise FormatError(f"{what} has an array of the wrong type")
+    for kind in kinds:
+        check_kind(kind, what=what)
+    index = ChunkIndex(**arrays, kinds=tuple(kinds))
+    if index.samples != samples:
+        raise FormatError(f"{what} has {index.samples} samples where the manifest says {samples}")
+    problem = _find_problem(index, tar_bytes)
+    if problem:
+        raise FormatError(f"{what} is malformed: {problem}")
+    return index
+
+
+def _find_problem(index: ChunkIndex, tar_bytes: int) -> str | None:
+    """Return what does not fit, or None; whole arrays at a time."""
+    members, samples, files = len(index.member_offset), index.samples, len(index.name_end)
+    if not len(index.member_size) == len(index.member_checksum) == members:
+        return "its member arrays differ in length"
+    if not len(index.key_end) + 1 == len(index.sample_member) == len(index.sample_file) == samples + 1:
+        return "its sample arrays differ in length"
+    if not _divides(index.sample_member, members) or not _divides(index.sample_file, files):
+        return "its samples do not divide its members"
+    if not _ends(index.key_end, len(index.keys)) or not _ends(index.name_end, len(index.names)):
+        return "its keys or names do not divide their bytes"
+    limit = np.uint64(tar_bytes)
+    if members and (
+        index.member_size.max() > limit or (index.member_offset > limit - index.member_size).any()
+    ):
+        return "a member lies behind the end of the tar"
+    counts = np.diff(index.sample_member.astype(np.int64)) - np.diff(index.sample_file.astype(np.int64))
+    if samples and (counts.min() < 1 or index.kind.max() >= len(index.kinds)):
+        return "a sample has no label"
+    empty = files and np.diff(index.name_end, prepend=np.uint64(0)).min() == 0
+    if empty or np.isin(index.names, np.array(sorted(_FORBIDDEN), dtype=np.uint8)).any():
+        return "a file name is empty, or has a separator or a control character"
+    return None
+
+
+def is_file_name(name: bytes) -> bool:
+    """Return whether the bytes can be an original file name: no separator, no control character."""
+    return bool(name) and not _FORBIDDEN.intersection(name)
+
+
+def _divides(starts: npt.NDArray[np.uint32], total: int) -> bool:
+    return bool(starts[0] == 0 and starts[-1] == total and (starts[1:] >= starts[:-1]).all())
+
+
+def _ends(ends: npt.NDArray[np.uint64], total: int) -> bool:
+    if not len(ends):
+        return total == 0
+    return bool(ends[-1] == total and (ends[1:] >= ends[:-1]).all())
+
+
+def _text(data: npt.NDArray[np.uint8], ends: npt.NDArray[np.uint64], number: int) -> str:
+    start = int(ends[number - 1]) if number else 0
+    return data[start : int(ends[number])].tobytes().decode("utf-8", "surrogateescape")

@@ -1,0 +1,89 @@
+"""Where things stand in a store: the names of its objects."""
+
+from __future__ import annotations
+
+import re
+
+from benchkit.errors import FormatError, UsageError
+from benchkit.format import canonical
+from benchkit.format.digests import DIGEST_CHARACTERS
+
+MARKER_NAME = "benchkit.json"
+STORE_FORMAT = 1
+DATASETS = "datasets/"
+
+_DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_VERSION_NAME = re.compile(rf"([1-9][0-9]{{0,8}})-([0-9a-f]{{{DIGEST_CHARACTERS}}})\.json")
+
+
+def check_dataset_name(name: str) -> str:
+    """Return the dataset name if it is one, else raise `UsageError` saying what one is."""
+    if not _DATASET_NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is no dataset name: 1 to 100 of A-Z a-z 0-9 . _ -, beginning with a letter or digit"
+        )
+    return name
+
+
+def dataset_prefix(dataset: str) -> str:
+    """Return the prefix of all objects of a dataset."""
+    return f"{DATASETS}{check_dataset_name(dataset)}/"
+
+
+def chunk_name(dataset: str, stored: str, codec: str) -> str:
+    """Return the object name of a chunk: its stored digest, and `.tar` or `.tar.zst`."""
+    return f"{dataset_prefix(dataset)}chunks/{stored}.tar{'.zst' if codec == 'zstd' else ''}"
+
+
+def chunks_prefix(dataset: str) -> str:
+    """Return the prefix of a dataset's chunks."""
+    return f"{dataset_prefix(dataset)}chunks/"
+
+
+def versions_prefix(dataset: str) -> str:
+    """Return the prefix of a dataset's manifests."""
+    return f"{dataset_prefix(dataset)}versions/"
+
+
+def version_name(dataset: str, number: int, digest: str) -> str:
+    """Return the object name of a manifest: `versions/<number>-<digest>.json`."""
+    return f"{versions_prefix(dataset)}{number}-{digest}.json"
+
+
+def parse_version_name(dataset: str, name: str) -> tuple[int, str] | None:
+    """Return the number and digest that a manifest's object name carries, or None for another object."""
+    prefix = versions_prefix(dataset)
+    match = _VERSION_NAME.fullmatch(name[len(prefix) :]) if name.startswith(prefix) else None
+    return (int(match[1]), match[2]) if match else None
+
+
+def uploads_prefix(dataset: str) -> str:
+    """Return the prefix of the intents of running uploads."""
+    return f"{dataset_prefix(dataset)}uploads/"
+
+
+def upload_name(dataset: str, upload_id: str) -> str:
+    """Return the object name of an upload's intent."""
+    return f"{uploads_prefix(dataset)}{upload_id}.json"
+
+
+def marker_bytes() -> bytes:
+    """Return the contents of a store's format marker."""
+    return canonical.encode({"benchkit": "store", "format": STORE_FORMAT})
+
+
+def check_marker(data: bytes, *, url: str) -> None:
+    """Raise `FormatError` unless the bytes are a format marker that this version can work with."""
+    marker = canonical.decode(data, what=f"{MARKER_NAME} of {url}", max_bytes=4096)
+    if (
+        not isinstance(marker, dict)
+        or marker.get("benchkit") != "store"
+        or not isinstance(marker.get("format"), int)
+    ):
+        raise FormatError(
+            f"{url} holds a {MARKER_NAME} that is not this project's; choose another folder or prefix"
+        )
+    if marker["format"] != STORE_FORMAT:
+        raise FormatError(
+            f"{url} has store format {marker['format']}, this benchkit reads {STORE_FORMAT}: upgrade benchkit"
+        )

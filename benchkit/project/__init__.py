@@ -1,0 +1,1 @@
+"""The project: making one, migrating it, launching its script."""

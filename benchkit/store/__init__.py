@@ -1,0 +1,1 @@
+"""The object store: a small protocol, and the backends behind it."""

@@ -1,0 +1,1 @@
+"""The stream layer: the order, the cache, and the loader that feeds training."""

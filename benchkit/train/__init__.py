@@ -1,0 +1,1 @@
+"""The train layer: the accelerator and what a run leaves behind."""
