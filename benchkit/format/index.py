@@ -3,11 +3,12 @@
 Arrays over M members, S samples and F files; a sample's members stand next to each other, files first, then
 the label's text, then the label's arrays:
 
-    member_offset, member_size, member_checksum   uint64 (M,)    data in the plain tar; XXH3, 64 bits
+    member_offset, member_size                    uint32 (M,)    data in the plain tar; uint64 where needed
+    member_checksum                               uint64 (M,)    XXH3, 64 bits
     sample_member, sample_file                    uint32 (S+1,)  first member and first file of each sample
     kind                                          uint32 (S,)    which of the kinds the sample's label has
-    key_end                                       uint64 (S,)    end of each key in `keys`
-    name_end                                      uint64 (F,)    end of each original file name in `names`
+    key_end                                       uint32 (S,)    end of each key in `keys`
+    name_end                                      uint32 (F,)    end of each original file name in `names`
     keys, names                                   uint8          UTF-8, one after the other
 """
 
@@ -29,9 +30,9 @@ INDEX_FORMAT = 1
 INDEX_NAME = b"__benchkit__/index.safetensors"
 
 _DTYPES = {
-    "member_offset": "<u8", "member_size": "<u8", "member_checksum": "<u8",
-    "sample_member": "<u4", "sample_file": "<u4", "kind": "<u4",
-    "key_end": "<u8", "name_end": "<u8", "keys": "|u1", "names": "|u1",
+    "member_offset": ("<u4", "<u8"), "member_size": ("<u4", "<u8"), "member_checksum": ("<u8",),
+    "sample_member": ("<u4",), "sample_file": ("<u4",), "kind": ("<u4",),
+    "key_end": ("<u4",), "name_end": ("<u4",), "keys": ("|u1",), "names": ("|u1",),
 }  # fmt: skip
 _FORBIDDEN = frozenset([*range(32), 127, ord("/")])
 
@@ -40,14 +41,14 @@ _FORBIDDEN = frozenset([*range(32), 127, ord("/")])
 class ChunkIndex:
     """A chunk's index, checked against the size of its tar; the arrays are described at the top."""
 
-    member_offset: npt.NDArray[np.uint64]
-    member_size: npt.NDArray[np.uint64]
+    member_offset: npt.NDArray[np.uint32 | np.uint64]
+    member_size: npt.NDArray[np.uint32 | np.uint64]
     member_checksum: npt.NDArray[np.uint64]
     sample_member: npt.NDArray[np.uint32]
     sample_file: npt.NDArray[np.uint32]
     kind: npt.NDArray[np.uint32]
-    key_end: npt.NDArray[np.uint64]
-    name_end: npt.NDArray[np.uint64]
+    key_end: npt.NDArray[np.uint32]
+    name_end: npt.NDArray[np.uint32]
     keys: npt.NDArray[np.uint8]
     names: npt.NDArray[np.uint8]
     kinds: tuple[Any, ...]
@@ -80,8 +81,8 @@ class IndexBuilder:
         self._sample_file = array("I", [0])
         self._kind = array("I")
         self._kinds: dict[bytes, int] = {}
-        self._key_end = array("Q")
-        self._name_end = array("Q")
+        self._key_end = array("I")
+        self._name_end = array("I")
         self._keys = bytearray()
         self._names = bytearray()
 
@@ -122,7 +123,7 @@ class IndexBuilder:
         }
         kinds = [canonical.decode(kind, what="a kind", max_bytes=len(kind)) for kind in self._kinds]
         metadata = {"benchkit": "index", "format": INDEX_FORMAT, "kinds": kinds}
-        typed = {name: np.asarray(values, dtype=_DTYPES[name]) for name, values in arrays.items()}
+        typed = {name: _narrow(values, _DTYPES[name]) for name, values in arrays.items()}
         return encode_table(typed, metadata)
 
 
@@ -148,7 +149,7 @@ def decode_index(data: bytes, *, tar_bytes: int, samples: int, what: str) -> Chu
     known = set(metadata) == {"benchkit", "format", "kinds"} and set(arrays) == set(_DTYPES)
     if not known or not isinstance(kinds, list):
         raise FormatError(f"{what} has other parts than this benchkit knows: upgrade benchkit")
-    if any(values.dtype != np.dtype(_DTYPES[name]) or values.ndim != 1 for name, values in arrays.items()):
+    if any(values.dtype.str not in _DTYPES[name] or values.ndim != 1 for name, values in arrays.items()):
         raise FormatError(f"{what} has an array of the wrong type")
     for kind in kinds:
         check_kind(kind, what=what)
@@ -172,15 +173,15 @@ def _find_problem(index: ChunkIndex, tar_bytes: int) -> str | None:
         return "its samples do not divide its members"
     if not _ends(index.key_end, len(index.keys)) or not _ends(index.name_end, len(index.names)):
         return "its keys or names do not divide their bytes"
-    limit = np.uint64(tar_bytes)
-    if members and (
-        index.member_size.max() > limit or (index.member_offset > limit - index.member_size).any()
+    if (
+        members
+        and max(index.member_size.max(), index.member_offset.max(), _member_ends(index).max()) > tar_bytes
     ):
         return "a member lies behind the end of the tar"
     counts = np.diff(index.sample_member.astype(np.int64)) - np.diff(index.sample_file.astype(np.int64))
     if samples and (counts.min() < 1 or index.kind.max() >= len(index.kinds)):
         return "a sample has no label"
-    empty = files and np.diff(index.name_end, prepend=np.uint64(0)).min() == 0
+    empty = files and np.diff(index.name_end, prepend=np.uint32(0)).min() == 0
     if empty or np.isin(index.names, np.array(sorted(_FORBIDDEN), dtype=np.uint8)).any():
         return "a file name is empty, or has a separator or a control character"
     return None
@@ -191,16 +192,27 @@ def is_file_name(name: bytes) -> bool:
     return bool(name) and not _FORBIDDEN.intersection(name)
 
 
+def _narrow(values: Any, dtypes: tuple[str, ...]) -> npt.NDArray[Any]:
+    """Return the values in the first of the dtypes that holds them all."""
+    wide = np.asarray(values, dtype=dtypes[-1])
+    fits = len(wide) == 0 or int(wide.max()) <= np.iinfo(dtypes[0]).max
+    return wide.astype(dtypes[0]) if fits else wide
+
+
+def _member_ends(index: ChunkIndex) -> npt.NDArray[np.uint64]:
+    return index.member_offset.astype(np.uint64) + index.member_size.astype(np.uint64)
+
+
 def _divides(starts: npt.NDArray[np.uint32], total: int) -> bool:
     return bool(starts[0] == 0 and starts[-1] == total and (starts[1:] >= starts[:-1]).all())
 
 
-def _ends(ends: npt.NDArray[np.uint64], total: int) -> bool:
+def _ends(ends: npt.NDArray[np.uint32], total: int) -> bool:
     if not len(ends):
         return total == 0
     return bool(ends[-1] == total and (ends[1:] >= ends[:-1]).all())
 
 
-def _text(data: npt.NDArray[np.uint8], ends: npt.NDArray[np.uint64], number: int) -> str:
+def _text(data: npt.NDArray[np.uint8], ends: npt.NDArray[np.uint32], number: int) -> str:
     start = int(ends[number - 1]) if number else 0
     return data[start : int(ends[number])].tobytes().decode("utf-8", "surrogateescape")

@@ -1,0 +1,86 @@
+"""What both programs share: the options before a command, and how an error ends one.
+
+A `BenchKitError` is one line on stderr and the exit code of its class (`benchkit/errors.py`); a wrong
+argument is exit code 2, Ctrl-C 130. Anything else is a defect and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from benchkit import __version__
+from benchkit.errors import BenchKitError
+
+# Further arguments of these commands belong to the user's script.
+FORWARDING_COMMANDS = frozenset({"train"})
+
+
+def make_app(summary: str) -> typer.Typer:
+    """Return a program without commands, which knows `--help`, `--version` and `--debug`."""
+    app = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback(help=summary)
+    def take_common_options(
+        _version: Annotated[
+            bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+        ] = False,
+        _debug: Annotated[
+            bool, typer.Option("--debug", help="Show the traceback of an error; stands before or after the command.")
+        ] = False,
+    ) -> None:
+        """Both act before a command runs: `_show_version` and `take_debug`."""
+
+    return app
+
+
+def run(app: typer.Typer, arguments: Sequence[str], *, program: str, folder: Path | None = None) -> NoReturn:
+    """Run the command that the arguments name, and end the process with its exit code.
+
+    Args:
+        app: The program.
+        arguments: What follows the program's name on the command line.
+        program: The name that help and usage show.
+        folder: Where `manage.py` lies; commands find it as their context's `obj`.
+    """
+    debug, rest = take_debug(arguments)
+    try:
+        typer.main.get_command(app).main(args=rest, prog_name=program, obj=folder)
+    except BenchKitError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+def take_debug(arguments: Sequence[str]) -> tuple[bool, list[str]]:
+    """Split `--debug` off, wherever it stands; what follows a forwarding command is left alone.
+
+    >>> take_debug(["migrate-data", "train", "--debug"])
+    (True, ['migrate-data', 'train'])
+    >>> take_debug(["train", "--debug"])
+    (False, ['train', '--debug'])
+    """
+    words = [number for number, argument in enumerate(arguments) if not argument.startswith("-")]
+    forwards = bool(words) and arguments[words[0]] in FORWARDING_COMMANDS
+    end = words[0] if forwards else len(arguments)
+    rest = [argument for argument in arguments[:end] if argument != "--debug"]
+    return len(rest) < end, [*rest, *arguments[end:]]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"bench-kit {__version__}")
+        raise typer.Exit
