@@ -34,10 +34,16 @@ def make_app(summary: str) -> typer.Typer:
     @app.callback(help=summary)
     def take_common_options(
         _version: Annotated[
-            bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+            bool,
+            typer.Option(
+                "--version", help="Show the version and exit.", callback=_show_version, is_eager=True
+            ),
         ] = False,
         _debug: Annotated[
-            bool, typer.Option("--debug", help="Show the traceback of an error; stands before or after the command.")
+            bool,
+            typer.Option(
+                "--debug", help="Show the traceback of an error; stands before or after the command."
+            ),
         ] = False,
     ) -> None:
         """Both act before a command runs: `_show_version` and `take_debug`."""
@@ -63,6 +69,13 @@ def run(app: typer.Typer, arguments: Sequence[str], *, program: str, folder: Pat
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     sys.exit(0)
+
+
+def managed_project(context: typer.Context) -> Path:
+    """Return the project of the `manage.py` that was run, for a command of that program."""
+    from benchkit.project import scaffold
+
+    return scaffold.managed_project(context.obj)
 
 
 def take_debug(arguments: Sequence[str]) -> tuple[bool, list[str]]:

@@ -8,7 +8,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def escape(text: str) -> str:
-    r"""Return the text with everything unprintable written as an escape, so that a name cannot steer a terminal.
+    r"""Return the text with everything unprintable as an escape, so that no name steers a terminal.
 
     >>> escape("a\x1b[2Jb")
     'a\\x1b[2Jb'

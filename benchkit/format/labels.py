@@ -1,24 +1,14 @@
-"""Labels: numeric data of any nesting as JSON and arrays, with their exact types in a small tree, the kind.
+"""Labels: numeric data of any nesting as JSON and arrays, and back with the same values and types.
 
 A label becomes a text (`.cls` or `.json`, what a stranger would expect), a list of arrays (`.npy`), and a
-kind, which says what the text cannot: that a list was a tuple, or a number a NumPy scalar. Kinds are few; a
-chunk stores each once. A kind is one of
-
-    "cls"                        an int, alone; the text is its decimal digits
-    "json"                       what JSON gives back by itself: None, bool, int, float, str, list, dict
-    "float"                      a float without a JSON number: the text "NaN", "Infinity" or "-Infinity"
-    "array"                      a numpy.ndarray: null in the text, the array in the next member
-    "scalar"                     a NumPy scalar: null in the text, a 0-d array in the next member
-    {"scalar": dtype}            a NumPy bool, integer, float up to 64 bits, or str: its value in the text
-    {"tensor": dtype}            a torch.Tensor: null in the text, its values (or bits) in the next member
-    {"list": K}, {"tuple": K}    K is one kind for all items, or a list of kinds, one for each
-    {"dict": [[key, kind], …]}   the keys, str or int, in the dict's own order
+kind, which says what the text cannot: that a list was a tuple, or a number a NumPy scalar.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,19 +18,24 @@ import numpy as np
 from benchkit.errors import FormatError, LabelTypeError
 from benchkit.format import canonical
 from benchkit.format.arrays import decode_array, encode_array
-from benchkit.format.tensors import TENSOR_DTYPES, array_dtype, array_to_tensor, is_tensor, tensor_to_array
+from benchkit.format.kinds import TEXT_SCALARS
+from benchkit.format.tensors import array_to_tensor, is_tensor, tensor_to_array
 
-MAX_TEXT_BYTES = 1 << 30
+MAX_TEXT_BYTES = 64 << 20
+MAX_INT_DIGITS = 4300
+"""The most digits that Python reads unless it is told otherwise."""
+
 _STORABLE = (
     "int, float, bool, str, None, NumPy scalars and arrays, torch tensors, lists, tuples and dicts of these"
 )
-_TEXT_SCALARS = frozenset(
-    {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
-    | {"float16", "float32", "float64", "str"}
-)
+_INT_LIMIT = 10**MAX_INT_DIGITS
+_INT_TEXT = re.compile(rf"0|-?[1-9][0-9]{{0,{MAX_INT_DIGITS - 1}}}")
+_SCALAR_NAMES = {np.dtype(name).type: name for name in reversed(TEXT_SCALARS)}
 _SCALAR_TYPES = frozenset(np.sctypeDict.values()) - {np.object_}
-_SIMPLE_KINDS = ("json", "float", "array", "scalar")
 _FLOAT_TEXTS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+# Where a value stands in its label: the place of its container, and its number or key there.
+_Place = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +53,24 @@ def encode_label(label: object) -> EncodedLabel:
     Raises:
         LabelTypeError: A value in it is of a type that is not stored; the message says where and which.
     """
-    arrays: list[bytes] = []
+    if type(label) is int:
+        return EncodedLabel("cls", b"%d" % _check_int(label, ()), [])
+    encoder = _Encoder(float_kind="json")
+    value, kind = encoder.encode(label, (), 1)
+    if encoder.met_odd_float:
+        # All floats are marked, not the odd ones alone: else every pattern of NaN would be a kind of its own.
+        encoder = _Encoder(float_kind="float")
+        value, kind = encoder.encode(label, (), 1)
     try:
-        if type(label) is int:
-            return EncodedLabel("cls", b"%d" % label, [])
-        value, kind = _encode(label, arrays, "label", 1)
         text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError as error:
         raise LabelTypeError(f"the label holds a str that is not Unicode text: {error}") from error
-    except ValueError as error:
-        if isinstance(error, LabelTypeError):
-            raise
-        raise LabelTypeError(f"the label holds a number that is too long to be stored: {error}") from error
-    return EncodedLabel(kind, text, arrays)
+    if len(text) > MAX_TEXT_BYTES:
+        raise LabelTypeError(
+            f"the label has {len(text)} bytes of JSON, at most {MAX_TEXT_BYTES} are stored: "
+            "use NumPy arrays for its numbers, or a file"
+        )
+    return EncodedLabel(kind, text, encoder.arrays)
 
 
 def decode_label(kind: Any, text: bytes, next_array: Callable[[], bytes], *, what: str) -> Any:
@@ -86,109 +86,125 @@ def decode_label(kind: Any, text: bytes, next_array: Callable[[], bytes], *, wha
         FormatError: Text, arrays and kind do not fit each other.
     """
     if kind == "cls":
-        try:
-            return int(text)
-        except ValueError as error:
-            raise FormatError(f"the label of {what} is no integer: {error}") from error
+        return _int_of(text.decode("ascii", "replace"), what)
     value = canonical.decode(text, what=f"the label of {what}", max_bytes=MAX_TEXT_BYTES)
     return value if kind == "json" else _decode(value, kind, next_array, what)
 
 
-def check_kind(kind: Any, *, what: str, depth: int = 1) -> None:
-    """Raise `FormatError` unless the value, which is not trusted, is a kind as described at the top."""
-    if depth > canonical.MAX_DEPTH:
-        raise FormatError(f"a kind in {what} is nested more than {canonical.MAX_DEPTH} deep")
-    if isinstance(kind, str) and (kind in _SIMPLE_KINDS or (kind == "cls" and depth == 1)):
-        return
-    name, inner = next(iter(kind.items())) if isinstance(kind, dict) and len(kind) == 1 else ("", None)
-    if isinstance(inner, str) and inner in {"scalar": _TEXT_SCALARS, "tensor": TENSOR_DTYPES}.get(name, ()):
-        return
-    children = None
-    if name in ("list", "tuple"):
-        children = inner if isinstance(inner, list) else [inner]
-    elif name == "dict" and isinstance(inner, list):
-        children = [pair[1] for pair in inner if _is_key_pair(pair)]
-    if inner is None or children is None or (name == "dict" and len(children) != len(inner)):
-        raise FormatError(f"{what} has a label of unknown kind {kind!r:.60}: upgrade benchkit")
-    for child in children:
-        check_kind(child, what=what, depth=depth + 1)
+class _Encoder:
+    """One pass over a label: gives every value's text and kind, and collects the arrays."""
 
+    def __init__(self, *, float_kind: str) -> None:
+        self.arrays: list[bytes] = []
+        self.met_odd_float = False
+        self._float_kind = float_kind
 
-def _is_key_pair(pair: Any) -> bool:
-    return isinstance(pair, list) and len(pair) == 2 and type(pair[0]) in (str, int)
-
-
-def _encode(value: Any, arrays: list[bytes], path: str, depth: int) -> tuple[Any, Any]:
-    if depth > canonical.MAX_DEPTH:
-        raise LabelTypeError(f"{path[:80]}… is nested more than {canonical.MAX_DEPTH} deep")
-    cls = type(value)
-    if value is None or cls in (bool, int, str):
-        return value, "json"
-    if cls is float:
-        return (value, "json") if math.isfinite(value) else (_float_text(value), "float")
-    if cls in (list, tuple):
-        return _encode_items(value, arrays, path, depth)
-    if cls is dict:
-        return _encode_dict(value, arrays, path, depth)
-    if cls is np.ndarray or (isinstance(value, np.generic) and cls in _SCALAR_TYPES):
-        return _encode_numpy(value, arrays, path)
-    if is_tensor(value):
-        array, dtype = tensor_to_array(value)
-        arrays.append(encode_array(array))
-        return None, {"tensor": dtype}
-    raise LabelTypeError(
-        f"{path} is of type {cls.__module__}.{cls.__qualname__}; what can be stored: {_STORABLE}"
-    )
-
-
-def _encode_items(value: Any, arrays: list[bytes], path: str, depth: int) -> tuple[Any, Any]:
-    pairs = [_encode(item, arrays, f"{path}[{n}]", depth + 1) for n, item in enumerate(value)]
-    kinds = [kind for _, kind in pairs]
-    same = all(kind == kinds[0] for kind in kinds)
-    if type(value) is list and same and (not kinds or kinds[0] == "json"):
-        return [item for item, _ in pairs], "json"
-    inner = (kinds[0] if kinds else "json") if same else kinds
-    return [item for item, _ in pairs], {type(value).__name__: inner}
-
-
-def _encode_dict(value: dict[Any, Any], arrays: list[bytes], path: str, depth: int) -> tuple[Any, Any]:
-    values: dict[str, Any] = {}
-    kinds: list[list[Any]] = []
-    for key, item in value.items():
-        if type(key) not in (str, int):
-            raise LabelTypeError(
-                f"{path} has the key {key!r:.60} of type {type(key).__name__}; keys are str or int"
+    def encode(self, value: Any, place: _Place, depth: int) -> tuple[Any, Any]:
+        cls = type(value)
+        if value is None or cls is bool or cls is str:
+            return value, "json"
+        if cls is int:
+            return _check_int(value, place), "json"
+        if cls is float:
+            odd = not math.isfinite(value)
+            self.met_odd_float |= odd
+            return _float_text(value) if odd else value, self._float_kind
+        if cls in (list, tuple, dict):
+            if depth > canonical.MAX_DEPTH:
+                raise LabelTypeError(f"the label is nested more than {canonical.MAX_DEPTH} deep")
+            return (
+                self._encode_dict(value, place, depth)
+                if cls is dict
+                else self._encode_items(value, place, depth)
             )
-        if str(key) in values:
-            raise LabelTypeError(
-                f"{path} has the keys {str(key)!r} and {key!r}, which JSON cannot tell apart"
-            )
-        values[str(key)], kind = _encode(item, arrays, f"{path}[{key!r:.60}]", depth + 1)
-        kinds.append([key, kind])
-    plain = all(kind == "json" and type(key) is str for key, kind in kinds)
-    return values, "json" if plain else {"dict": kinds}
-
-
-def _encode_numpy(value: Any, arrays: list[bytes], path: str) -> tuple[Any, Any]:
-    if value.dtype.hasobject:
+        if cls is np.ndarray or (isinstance(value, np.generic) and cls in _SCALAR_TYPES):
+            return self._encode_numpy(value, place)
+        if is_tensor(value):
+            return self._encode_tensor(value, place)
         raise LabelTypeError(
-            f"{path} is an array of Python objects ({value.dtype}); what can be stored: {_STORABLE}"
+            f"{_describe(place)} is of type {cls.__module__}.{cls.__qualname__}; "
+            f"what can be stored: {_STORABLE}"
         )
-    name = _scalar_name(value) if isinstance(value, np.generic) else None
-    if name is None:
-        arrays.append(encode_array(np.asarray(value)))
+
+    def _encode_items(self, value: Any, place: _Place, depth: int) -> tuple[Any, Any]:
+        pairs = [self.encode(item, (place, n), depth + 1) for n, item in enumerate(value)]
+        items, kinds = [item for item, _ in pairs], [kind for _, kind in pairs]
+        kind = _common(kinds)
+        if type(value) is list and kind == "json":
+            return items, "json"
+        return items, {type(value).__name__: kinds if kind is None else kind}
+
+    def _encode_dict(self, value: dict[Any, Any], place: _Place, depth: int) -> tuple[Any, Any]:
+        values: dict[str, Any] = {}
+        kinds: list[Any] = []
+        for key, item in value.items():
+            if type(key) not in (str, int):
+                raise LabelTypeError(
+                    f"{_describe(place)} has the key {key!r:.60} of type {type(key).__name__}; "
+                    "keys are str or int"
+                )
+            name = str(_check_int(key, place)) if type(key) is int else key
+            if name in values:
+                raise LabelTypeError(
+                    f"{_describe(place)} has the keys {name!r:.60} and {int(name)}, "
+                    "which JSON cannot tell apart"
+                )
+            values[name], kind = self.encode(item, (place, key), depth + 1)
+            kinds.append(kind)
+        key_types = {type(key) for key in value} or {str}
+        common = _common(kinds)
+        if common is None or len(key_types) > 1:
+            return values, {"dict": [[key, kind] for key, kind in zip(value, kinds, strict=True)]}
+        if key_types == {int}:
+            return values, {"int_dict": common}
+        return values, "json" if common == "json" else {"dict": common}
+
+    def _encode_numpy(self, value: Any, place: _Place) -> tuple[Any, Any]:
+        name = _SCALAR_NAMES.get(type(value))
+        if name is not None:
+            return _scalar_text(value, name), {"scalar": name}
+        try:
+            self.arrays.append(encode_array(np.asarray(value)))
+        except ValueError as error:
+            raise LabelTypeError(f"{_describe(place)}: {error}; what can be stored: {_STORABLE}") from error
         return None, "array" if type(value) is np.ndarray else "scalar"
+
+    def _encode_tensor(self, value: Any, place: _Place) -> tuple[Any, Any]:
+        try:
+            array, dtype = tensor_to_array(value)
+        except LabelTypeError as error:
+            raise LabelTypeError(f"{_describe(place)}: {error}") from error
+        self.arrays.append(encode_array(array))
+        return None, {"tensor": dtype}
+
+
+def _common(kinds: list[Any]) -> Any:
+    """Return the kind that all have, `json` where there is none, or None where they differ."""
+    first = kinds[0] if kinds else "json"
+    return first if all(kind == first for kind in kinds) else None
+
+
+def _check_int(value: int, place: _Place) -> int:
+    if not -_INT_LIMIT < value < _INT_LIMIT:
+        raise LabelTypeError(f"{_describe(place)} holds an int of more than {MAX_INT_DIGITS} digits")
+    return value
+
+
+def _describe(place: _Place) -> str:
+    parts: list[str] = []
+    while place:
+        place, part = place
+        parts.append(f"[{part!r:.60}]")
+    return "label" + "".join(reversed(parts))
+
+
+def _scalar_text(value: Any, name: str) -> Any:
+    if name == "str":
+        return "".join(value)  # NumPy's own conversions drop zeros at the end
+    if name == "bytes":
+        return value.decode("latin-1")
     item = value.item()
-    if isinstance(item, float) and not math.isfinite(item):
-        item = _float_text(item)
-    return item, {"scalar": name}
-
-
-def _scalar_name(value: np.generic) -> str | None:
-    """Return the dtype of a scalar whose value JSON holds exactly, else None."""
-    name = "str" if type(value) is np.str_ else value.dtype.name
-    native = value.dtype.newbyteorder("=") == value.dtype
-    return name if name in _TEXT_SCALARS and native else None
+    return item if name[:5] != "float" or math.isfinite(item) else _float_text(item)
 
 
 def _float_text(value: float) -> str:
@@ -196,53 +212,82 @@ def _float_text(value: float) -> str:
 
 
 def _decode(value: Any, kind: Any, next_array: Callable[[], bytes], what: str) -> Any:
-    if isinstance(kind, str):
-        if kind == "json":
-            return value
-        if kind == "float":
-            return _float_of(value, what)
-        array = decode_array(next_array(), what=f"an array of the label of {what}")
-        return array if kind == "array" else array[()]
-    ((name, inner),) = kind.items()
-    if name == "tensor":
-        array = decode_array(next_array(), what=f"an array of the label of {what}")
-        if array.dtype.name != array_dtype(inner):
-            raise FormatError(
-                f"the label of {what} has an array of {array.dtype} where its kind says {inner}"
-            )
-        return array_to_tensor(array, inner)
-    if name == "scalar":
+    if kind == "json":
+        return value
+    if kind == "float":
+        return _float_of(value, "float", what)
+    name, inner = (kind, None) if isinstance(kind, str) else next(iter(kind.items()))
+    if name == "scalar" and inner is not None:
         return _scalar_of(value, inner, what)
-    if name == "dict":
-        if (
-            not isinstance(value, dict)
-            or len(value) != len(inner)
-            or any(str(key) not in value for key, _ in inner)
-        ):
-            raise FormatError(f"the label of {what} is no dict with the keys its kind has")
-        return {key: _decode(value[str(key)], child, next_array, what) for key, child in inner}
+    if name in ("list", "tuple"):
+        return _decode_items(value, name, inner, next_array, what)
+    if name in ("dict", "int_dict"):
+        return _decode_dict(value, name, inner, next_array, what)
+    if value is not None:
+        raise FormatError(f"the label of {what} has {value!r:.60} where its kind says an array")
+    array = decode_array(next_array(), what=f"an array of the label of {what}")
+    if name == "tensor":
+        return array_to_tensor(array, inner, what=what)
+    if name == "scalar" and array.ndim:
+        raise FormatError(f"the label of {what} has an array of {array.ndim} dimensions for a scalar")
+    return array if name == "array" else array[()]
+
+
+def _decode_items(value: Any, name: str, inner: Any, next_array: Callable[[], bytes], what: str) -> Any:
     if not isinstance(value, list) or (isinstance(inner, list) and len(inner) != len(value)):
         raise FormatError(f"the label of {what} is no list of the length its kind has")
-    children = inner if isinstance(inner, list) else [inner] * len(value)
-    items = [_decode(item, child, next_array, what) for item, child in zip(value, children, strict=True)]
+    kinds = inner if isinstance(inner, list) else [inner] * len(value)
+    items = [_decode(item, kind, next_array, what) for item, kind in zip(value, kinds, strict=True)]
     return tuple(items) if name == "tuple" else items
 
 
-def _float_of(value: Any, what: str) -> float:
+def _decode_dict(value: Any, name: str, inner: Any, next_array: Callable[[], bytes], what: str) -> Any:
+    if not isinstance(value, dict):
+        raise FormatError(f"the label of {what} is no dict where its kind says one")
+    if not isinstance(inner, list):
+        return {
+            _int_of(key, what) if name == "int_dict" else key: _decode(item, inner, next_array, what)
+            for key, item in value.items()
+        }
+    if [str(key) for key, _ in inner] != list(value):
+        raise FormatError(f"the label of {what} is no dict with the keys its kind has")
+    return {key: _decode(value[str(key)], kind, next_array, what) for key, kind in inner}
+
+
+def _int_of(text: str, what: str) -> int:
+    if not _INT_TEXT.fullmatch(text):
+        raise _misfit(text, "int", what)
+    return int(text)
+
+
+def _float_of(value: Any, dtype: str, what: str) -> float:
+    if type(value) is float:
+        return value
     if isinstance(value, str) and value in _FLOAT_TEXTS:
         return _FLOAT_TEXTS[value]
-    raise FormatError(f"the label of {what} has {value!r:.60} where its kind says a float")
+    raise _misfit(value, dtype, what)
 
 
 def _scalar_of(value: Any, dtype: str, what: str) -> Any:
-    wanted = (
-        str if dtype == "str" else bool if dtype == "bool" else float if dtype.startswith("float") else int
-    )
-    if wanted is float and isinstance(value, str):
-        value = _float_of(value, what)
-    if type(value) is not wanted:
-        raise FormatError(f"the label of {what} has {value!r:.60} where its kind says {dtype}")
-    try:
-        return np.str_(value) if dtype == "str" else np.dtype(dtype).type(value)
-    except OverflowError as error:
-        raise FormatError(f"the label of {what} has {value!r:.60}, too large for {dtype}") from error
+    letter = np.dtype(dtype).kind
+    if letter == "f":
+        value = _float_of(value, dtype, what)
+    if not _fits(value, dtype, letter):
+        raise _misfit(value, dtype, what)
+    return np.bytes_(value.encode("latin-1")) if letter == "S" else np.dtype(dtype).type(value)
+
+
+def _fits(value: Any, dtype: str, letter: str) -> bool:
+    """Return whether a NumPy scalar of the dtype holds the value exactly."""
+    if letter == "f":
+        with np.errstate(over="ignore"):
+            return math.isnan(value) or bool(np.dtype(dtype).type(value) == value)
+    if letter in "US":
+        return type(value) is str and (letter == "U" or max(value, default="") <= "\xff")
+    if letter == "b":
+        return type(value) is bool
+    return type(value) is int and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+
+
+def _misfit(value: Any, kind: str, what: str) -> FormatError:
+    return FormatError(f"the label of {what} has {value!r:.60} where its kind says {kind}")

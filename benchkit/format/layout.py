@@ -16,6 +16,15 @@ _DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VERSION_NAME = re.compile(rf"([1-9][0-9]{{0,8}})-([0-9a-f]{{{DIGEST_CHARACTERS}}})\.json")
 
 
+def is_object_name(name: str) -> bool:
+    """Return whether the text can name an object: printable components joined by single slashes.
+
+    No component is empty, `.` or `..`, and none has a backslash, so that no name leaves its store.
+    """
+    parts = name.split("/")
+    return name.isprintable() and "\\" not in name and not any(part in ("", ".", "..") for part in parts)
+
+
 def check_dataset_name(name: str) -> str:
     """Return the dataset name if it is one, else raise `UsageError` saying what one is."""
     if not _DATASET_NAME.fullmatch(name):
@@ -78,12 +87,12 @@ def check_marker(data: bytes, *, url: str) -> None:
     if (
         not isinstance(marker, dict)
         or marker.get("benchkit") != "store"
-        or not isinstance(marker.get("format"), int)
+        or type(marker.get("format")) is not int
     ):
         raise FormatError(
             f"{url} holds a {MARKER_NAME} that is not this project's; choose another folder or prefix"
         )
-    if marker["format"] != STORE_FORMAT:
+    if marker["format"] != STORE_FORMAT or len(marker) != 2:
         raise FormatError(
             f"{url} has store format {marker['format']}, this benchkit reads {STORE_FORMAT}: upgrade benchkit"
         )

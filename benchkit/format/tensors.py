@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
-from benchkit.errors import LabelTypeError
+from benchkit.errors import FormatError, LabelTypeError
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +18,9 @@ _AS_BITS = {
     "float8_e4m3fnuz": "uint8",
     "float8_e5m2": "uint8",
     "float8_e5m2fnuz": "uint8",
+    "float8_e8m0fnu": "uint8",
+    "float4_e2m1fn_x2": "uint8",
+    "complex32": "uint32",
 }
 _AS_NUMPY = {
     "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
@@ -53,14 +55,23 @@ def tensor_to_array(value: Any) -> tuple[npt.NDArray[Any], str]:
     return dense.numpy(), dtype
 
 
-def array_to_tensor(array: npt.NDArray[Any], dtype: str) -> torch.Tensor:
-    """Return a new tensor with the array's values; `dtype` is the name `tensor_to_array` gave."""
+def array_to_tensor(array: npt.NDArray[Any], dtype: str, *, what: str) -> torch.Tensor:
+    """Return the array's values as a tensor, which may share its memory.
+
+    Args:
+        array: A writable array in C order, as `decode_array` gives it.
+        dtype: The name that `tensor_to_array` gave.
+        what: The sample, for messages.
+
+    Raises:
+        FormatError: The array is not of the dtype in which such a tensor travels, or torch does not know it.
+    """
     import torch  # noqa: PLC0415
 
-    tensor = torch.from_numpy(np.array(array, order="C", copy=True))
-    return tensor.view(getattr(torch, dtype)) if dtype in _AS_BITS else tensor
-
-
-def array_dtype(dtype: str) -> str:
-    """Return the name of the NumPy dtype in which a tensor of this torch dtype travels."""
-    return _AS_BITS.get(dtype, dtype)
+    if array.dtype.name != _AS_BITS.get(dtype, dtype):
+        raise FormatError(f"the label of {what} has an array of {array.dtype} where its kind says {dtype}")
+    known = getattr(torch, dtype, None)
+    if not isinstance(known, torch.dtype):
+        raise FormatError(f"the label of {what} has a tensor of {dtype}: upgrade torch")
+    tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    return tensor.view(known) if dtype in _AS_BITS else tensor

@@ -21,7 +21,7 @@ MAX_TOTAL_BYTES = 64 << 20
 
 
 def unpack_samples(project: Path) -> bool:
-    """Unpack `Datasets/digits.zip` of the project to `Datasets/digits/`, unless that is done or there is no zip.
+    """Unpack the project's `Datasets/digits.zip` to `Datasets/digits/`; no zip, or done already, is no error.
 
     Args:
         project: The project folder.
@@ -82,6 +82,8 @@ def check_entries(
             continue
         if "\\" in entry.filename or ".." in path.parts or len(path.parts) < 2 or path.parts[0] != top:
             reason = f"is outside the folder {top}/"
+        elif not entry.filename.isprintable():
+            reason = "has unprintable characters in its name"
         elif kind not in (0, stat.S_IFREG):
             reason = "is no plain file"
         elif entry.file_size > MAX_ENTRY_BYTES:
@@ -103,7 +105,7 @@ def check_entries(
 
 def _read_entry(source: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     with source.open(entry) as stream:
-        data = stream.read(MAX_ENTRY_BYTES + 1)
+        data = stream.read()
     if len(data) != entry.file_size:
         raise zipfile.BadZipFile(f"{entry.filename!r} does not have the {entry.file_size} bytes it declares")
     return data

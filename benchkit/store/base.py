@@ -14,7 +14,7 @@ BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectInfo:
-    """One object: its name, its size in bytes and when it was written (seconds since 1970, the store's clock)."""
+    """One object: name, size in bytes, and when it was written (seconds since 1970, the store's clock)."""
 
     name: str
     size: int

@@ -1,1 +1,1 @@
-"""The commands: one module each, which parses, calls one function and prints what `render` makes of the answer."""
+"""The commands: one module each, which calls one function and prints its answer."""

@@ -1,0 +1,30 @@
+"""The program `bench-kit`: makes projects, and shows what they hold."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+from benchkit.cli.app import make_app, run
+from benchkit.cli.commands import project_info, show_samples, startproject
+
+app = make_app("Pack datasets, ship them through an object store, and stream them into training.")
+# The older form's second positional is for the command to answer.
+_OLDER_FORM = {"allow_extra_args": True}
+app.command("startproject", epilog=startproject.EXAMPLE, context_settings=_OLDER_FORM)(
+    startproject.startproject
+)
+app.command("start-project", hidden=True, epilog=startproject.EXAMPLE, context_settings=_OLDER_FORM)(
+    startproject.startproject
+)
+app.command("project-info", epilog=project_info.EXAMPLE)(project_info.project_info)
+app.command("show-samples", epilog=show_samples.EXAMPLE)(show_samples.show_samples)
+
+
+def main() -> NoReturn:
+    """Run the command that the command line names."""
+    run(app, sys.argv[1:], program="bench-kit")
+
+
+if __name__ == "__main__":
+    main()

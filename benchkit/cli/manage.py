@@ -1,0 +1,18 @@
+"""The program `python manage.py`: what is done with one project, the one that `manage.py` lies in."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from benchkit.cli.app import make_app, run
+from benchkit.cli.commands import train
+
+app = make_app("Pack, test and upload this project's datasets, and train on them.")
+app.command("train", epilog=train.EXAMPLE, context_settings={"ignore_unknown_options": True})(train.train)
+
+
+def main(folder: Path) -> NoReturn:
+    """Run the command that the command line names, on the project in the folder of `manage.py`."""
+    run(app, sys.argv[1:], program="manage.py", folder=folder)

@@ -1,0 +1,141 @@
+"""The samples of a user's dataset: what its methods return, checked, every failure naming the sample."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchkit.data.keys import KeyRoot, default_key, key_bytes, repeat_key
+from benchkit.data.processor import ProcessorDataset
+from benchkit.errors import DatasetError, LabelTypeError, SampleError
+from benchkit.format.labels import EncodedLabel, encode_label
+
+MAX_SAMPLES = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """A user's dataset behind checks.
+
+    Attributes:
+        dataset: The dataset.
+        root: What default keys are relative to.
+        own_keys: Whether the dataset has a `get_key` of its own.
+    """
+
+    dataset: ProcessorDataset
+    root: KeyRoot
+    own_keys: bool
+
+    @classmethod
+    def of(cls, dataset: ProcessorDataset, project: Path) -> Samples:
+        """Return the samples of a dataset that belongs to a project folder.
+
+        Raises:
+            DatasetError: It is no `ProcessorDataset`, or its `root` is no path.
+        """
+        if not isinstance(dataset, ProcessorDataset):
+            raise DatasetError(
+                f"{type(dataset).__name__} is no dataset to pack: inherit benchkit.ProcessorDataset"
+            )
+        own_keys = type(dataset).get_key is not ProcessorDataset.get_key
+        return cls(dataset, KeyRoot.of(dataset.root, project=lambda: project), own_keys)
+
+    def count(self) -> int:
+        """Return the number of samples, at least one.
+
+        Raises:
+            DatasetError: `len()` fails, or is not 1 to 2^32 - 1.
+        """
+        name = type(self.dataset).__name__
+        try:
+            count = len(self.dataset)
+        except Exception as error:
+            raise DatasetError(f"len() of {name} failed: {_describe(error)}") from error
+        if count == 0:
+            raise DatasetError(f"{name} is empty: its len() is 0, so there is nothing to pack")
+        if count > MAX_SAMPLES:
+            raise DatasetError(f"{name} has {count} samples; at most {MAX_SAMPLES} are packed")
+        return count
+
+    def paths(self, index: int) -> Sequence[str]:
+        """Return the paths of a sample's files.
+
+        Raises:
+            SampleError: `get_file` fails, or returns something else.
+        """
+        try:
+            paths = self.dataset.get_file(index)
+        except Exception as error:
+            raise SampleError(f"sample {index}: get_file failed: {_describe(error)}") from error
+        if type(paths) is not list and not isinstance(paths, list | tuple):
+            raise SampleError(
+                f"sample {index}: get_file returned {paths!r:.60}, a {type(paths).__name__}; "
+                "it returns a list of paths, [] for a sample without files"
+            )
+        for path in paths:
+            if type(path) is not str:
+                return [_path_text(path, index) for path in paths]
+        return paths
+
+    def key(self, index: int, paths: Sequence[str], repeat: int = 0) -> bytes:
+        """Return the sample's key as it is stored.
+
+        Args:
+            index: The sample.
+            paths: Its files.
+            repeat: How many samples before it have the same default key.
+
+        Raises:
+            SampleError: `get_key` fails, or returns no text.
+        """
+        if not self.own_keys:
+            key = repeat_key(default_key(paths, index, self.root), repeat)
+        else:
+            try:
+                key = self.dataset.get_key(index)
+            except Exception as error:
+                raise SampleError(f"sample {index}: get_key failed: {_describe(error)}") from error
+            if not isinstance(key, str) or not key:
+                raise SampleError(
+                    f"sample {index}: get_key returned {key!r:.60}; it returns a str, not empty"
+                )
+        try:
+            return key_bytes(key)
+        except UnicodeEncodeError as error:
+            raise SampleError(f"sample {index}: its key {key!r:.60} is no Unicode text: {error}") from error
+
+    def label(self, index: int) -> EncodedLabel:
+        """Return the sample's label as a chunk holds it.
+
+        Raises:
+            SampleError: `get_label_and_numeric_data` fails.
+            LabelTypeError: It returns a type that cannot be stored.
+        """
+        try:
+            label = self.dataset.get_label_and_numeric_data(index)
+        except Exception as error:
+            raise SampleError(
+                f"sample {index}: get_label_and_numeric_data failed: {_describe(error)}"
+            ) from error
+        try:
+            return encode_label(label)
+        except LabelTypeError as error:
+            raise LabelTypeError(f"sample {index}: {error}") from error
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _path_text(path: object, index: int) -> str:
+    """Return a path that is a `str` or a path object as text."""
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+    if not isinstance(text, str):
+        raise SampleError(
+            f"sample {index}: get_file returned {path!r:.60} among its paths, a {type(path).__name__}; "
+            "a path is a str"
+        )
+    return str(text)

@@ -1,0 +1,104 @@
+"""A contact sheet: decoded samples of a dataset as one picture, each over its label."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from benchkit.errors import DatasetError, SampleError, UsageError
+from benchkit.format.sample import MemberFile
+from benchkit.stream import IterableChunk
+
+PICTURE_PIXELS = 64
+LABEL_PIXELS = 14
+GAP_PIXELS = 6
+LABEL_CHARACTERS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """One sample on the sheet: its picture in RGB, and its label as text."""
+
+    picture: Image.Image
+    label: str
+
+
+def read_tiles(name: str, *, cloud: bool, count: int) -> list[Tile]:
+    """Return the first samples of a dataset in a shuffled order, decoded.
+
+    Args:
+        name: The dataset.
+        cloud: True reads the project's remote, False its staging.
+        count: At most how many.
+
+    Raises:
+        SampleError: A sample has no file, or its first file is no picture that Pillow reads.
+        DatasetError: The dataset is empty.
+    """
+    samples = itertools.islice(IterableChunk(name, cloud, shuffle=True), count)
+    tiles = [_decode(label, files, name=name) for label, files in samples]
+    if not tiles:
+        raise DatasetError(f"dataset {name} holds no samples to show")
+    return tiles
+
+
+def write_sheet(tiles: Sequence[Tile], output: Path) -> None:
+    """Write the sheet of the tiles as a PNG."""
+    try:
+        draw_sheet(tiles).save(output, format="PNG")
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error}") from error
+
+
+def draw_sheet(tiles: Sequence[Tile]) -> Image.Image:
+    """Return the tiles row by row in a nearly square grid, RGB on white.
+
+    A picture is scaled, in its own proportions, into a square of 64 pixels; below it stands its label.
+    """
+    columns = math.ceil(math.sqrt(len(tiles)))
+    rows = math.ceil(len(tiles) / columns)
+    width, height = PICTURE_PIXELS + GAP_PIXELS, PICTURE_PIXELS + LABEL_PIXELS + GAP_PIXELS
+    sheet = Image.new("RGB", (columns * width + GAP_PIXELS, rows * height + GAP_PIXELS), "white")
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default()
+    for number, tile in enumerate(tiles):
+        left = GAP_PIXELS + number % columns * width
+        top = GAP_PIXELS + number // columns * height
+        picture = _fit(tile.picture)
+        sheet.paste(
+            picture,
+            (left + (PICTURE_PIXELS - picture.width) // 2, top + (PICTURE_PIXELS - picture.height) // 2),
+        )
+        indent = (PICTURE_PIXELS - pen.textlength(tile.label, font=font)) / 2
+        pen.text((left + indent, top + PICTURE_PIXELS), tile.label, fill="black", font=font)
+    return sheet
+
+
+def label_text(label: object) -> str:
+    """Return a label as one short line of ASCII, which the built-in font can draw."""
+    text = str(label).encode("ascii", "replace").decode("ascii")
+    text = " ".join(text.split())
+    return text if len(text) <= LABEL_CHARACTERS else f"{text[: LABEL_CHARACTERS - 2].rstrip()}.."
+
+
+def _decode(label: object, files: Sequence[MemberFile] | None, *, name: str) -> Tile:
+    if not files:
+        raise SampleError(f"a sample of {name} has no file to show: show-samples is for datasets of pictures")
+    try:
+        with Image.open(files[0]) as picture:
+            pixels = picture.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise SampleError(f"{files[0].name!r} of {name} is no picture that Pillow reads: {error}") from error
+    return Tile(picture=pixels, label=label_text(label))
+
+
+def _fit(picture: Image.Image) -> Image.Image:
+    scale = PICTURE_PIXELS / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    # Small pictures show their pixels; large ones are averaged down.
+    return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)

@@ -1,0 +1,167 @@
+"""Starting the training script: which launcher, with which arguments and environment, decided in pure code.
+
+GPUs are trained on with Accelerate's launcher, CPUs with torchrun: `accelerate launch --cpu` starts one
+process whatever number it is given.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from benchkit.errors import ProjectError, UsageError
+from benchkit.settings import child_environment
+
+SCRIPT_FILE = "TrainScript.py"
+DEFAULT_PORT = 29500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machines:
+    """The machines that train together, and which of them this is.
+
+    Attributes:
+        count: How many machines.
+        rank: This machine among them, from 0.
+        address: The host name or address of machine 0; needed from two machines on.
+        port: A free TCP port of machine 0.
+    """
+
+    count: int = 1
+    rank: int = 0
+    address: str | None = None
+    port: int = DEFAULT_PORT
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UsageError(f"--nnodes {self.count} is not at least 1")
+        if not 0 <= self.rank < self.count:
+            raise UsageError(f"--node-rank {self.rank} is outside 0..{self.count - 1}")
+        if not 0 < self.port < 1 << 16:
+            raise UsageError(f"--master-port {self.port} is outside 1..65535")
+        if self.count > 1 and not self.address:
+            raise UsageError(f"--nnodes {self.count} needs --master-addr, the address of machine 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """What this machine can train on: GPUs that torch can use, and CPU cores that this process may use."""
+
+    gpus: int
+    cores: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchPlan:
+    """A command and its environment.
+
+    Attributes:
+        command: The program and its arguments.
+        variables: Environment variables that it gets whatever ours are.
+        defaults: Environment variables that it gets where ours do not set them.
+    """
+
+    command: tuple[str, ...]
+    variables: tuple[tuple[str, str], ...] = ()
+    defaults: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        words = [f"{name}={shlex.quote(value)}" for name, value in (*self.variables, *self.defaults)]
+        return " ".join([*words, shlex.join(self.command)])
+
+
+def find_hardware() -> Hardware:
+    """Return what this machine offers, after `CUDA_VISIBLE_DEVICES` and the process's CPU affinity."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Hardware(gpus=torch.cuda.device_count(), cores=cores)
+
+
+def plan_launch(
+    project: Path,
+    arguments: Sequence[str],
+    *,
+    hardware: Hardware,
+    processes: int | None = None,
+    machines: Machines | None = None,
+    cpu: bool = False,
+    folder: Path | None = None,
+) -> LaunchPlan:
+    """Return how the project's `TrainScript.py` is started on this machine.
+
+    Args:
+        project: The project's folder, absolute.
+        arguments: What the script gets.
+        hardware: What there is to train on.
+        processes: How many processes on this machine; None is one for each GPU, or one where there is none.
+        machines: The machines that train together; None is this one alone.
+        cpu: Leave the GPUs alone.
+        folder: The folder the command is started in; a script below it is named by its relative path.
+
+    Raises:
+        UsageError: Fewer than one process, or more processes than GPUs.
+        ProjectError: There is no script.
+    """
+    machines = machines or Machines()
+    gpus = 0 if cpu else hardware.gpus
+    count = (gpus or 1) if processes is None else processes
+    if count < 1:
+        raise UsageError(f"--processes {count} is not at least 1")
+    if 0 < gpus < count:
+        raise UsageError(
+            f"--processes {count} is more than this machine's {gpus} GPU(s): ask for at most {gpus}, "
+            "or add --cpu to train on the CPU cores"
+        )
+    script = project / SCRIPT_FILE
+    if not script.is_file():
+        raise ProjectError(f'{script} is missing: it is what "python manage.py train" runs')
+    if folder is not None and script.is_relative_to(folder):
+        script = script.relative_to(folder)
+    launcher = _accelerate(count, machines) if gpus else _torchrun(count, machines)
+    variables = {"BENCHKIT_PROJECT": str(project)}
+    if cpu and hardware.gpus:
+        variables["ACCELERATE_USE_CPU"] = "true"
+    return LaunchPlan(
+        command=(sys.executable, *launcher, str(script), *arguments),
+        variables=tuple(variables.items()),
+        # Without it every process would run as many threads as there are cores, and torchrun would allow one.
+        defaults=(("OMP_NUM_THREADS", str(max(1, hardware.cores // count))),),
+    )
+
+
+def launch(plan: LaunchPlan) -> NoReturn:
+    """Become the launcher, so that its exit code, Ctrl-C and every signal are the command's own."""
+    environment = child_environment(dict(plan.variables), defaults=dict(plan.defaults))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(plan.command[0], plan.command, environment)  # noqa: S606 - a list, no shell
+
+
+def _torchrun(processes: int, machines: Machines) -> list[str]:
+    module = ["-m", "torch.distributed.run"]
+    if machines.count == 1:
+        return [*module, "--standalone", f"--nproc-per-node={processes}"]
+    return [
+        *module,
+        f"--nnodes={machines.count}",
+        f"--node-rank={machines.rank}",
+        f"--master-addr={machines.address}",
+        f"--master-port={machines.port}",
+        f"--nproc-per-node={processes}",
+    ]
+
+
+def _accelerate(processes: int, machines: Machines) -> list[str]:
+    total = processes * machines.count
+    options = ["--multi_gpu"] if total > 1 else []
+    options += ["--num_processes", str(total), "--num_machines", str(machines.count)]
+    if machines.count > 1:
+        options += ["--machine_rank", str(machines.rank)]
+        options += ["--main_process_ip", str(machines.address), "--main_process_port", str(machines.port)]
+    return ["-m", "accelerate.commands.launch", *options]

@@ -1,0 +1,190 @@
+"""The local folder as a store: one file per object, written aside and renamed into place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from benchkit.errors import ObjectNotFoundError, StoreError, UsageError
+from benchkit.store.base import BLOCK_BYTES, ObjectInfo, check_name
+from benchkit.store.locks import open_locked
+
+TEMPORARY = ".tmp"
+
+
+@dataclass(slots=True)
+class TemporaryFile:
+    """A file in the making, below the store's root, locked while its process lives.
+
+    Attributes:
+        path: Where it is.
+        file: It, open for writing.
+    """
+
+    path: Path
+    file: BinaryIO
+    adopted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStore:
+    """A folder as a store; see `benchkit.store.base.Store` for what its methods promise."""
+
+    root: Path
+
+    @property
+    def url(self) -> str:
+        """The folder as a `file://` URL."""
+        return self.root.absolute().as_uri()
+
+    def read(self, name: str, *, start: int = 0, length: int | None = None) -> bytes:
+        """Return a range of the object."""
+        with self._translated(name), open(self._path(name), "rb") as file:
+            file.seek(start)
+            data = file.read() if length is None else file.read(length)
+            if len(data) < (length or 0) or start > os.fstat(file.fileno()).st_size:
+                raise StoreError(f"{name} in {self.url} has no {length} bytes at {start}")
+            return data
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        """Yield the object in blocks."""
+        with self._translated(name), open(self._path(name), "rb", buffering=0) as file:
+            while block := file.read(BLOCK_BYTES):
+                yield block
+
+    def write(self, name: str, source: bytes | Path) -> None:
+        """Write the object aside, and rename it into place."""
+        target = self._path(name)
+        with self._translated(name), self.temporary() as temporary:
+            if isinstance(source, bytes):
+                temporary.file.write(source)
+            else:
+                with open(source, "rb", buffering=0) as file:
+                    while block := file.read(BLOCK_BYTES):
+                        temporary.file.write(block)
+            self._adopt(temporary, target)
+
+    def stat(self, name: str) -> ObjectInfo | None:
+        """Return the object's size and time."""
+        with self._translated(name), suppress(FileNotFoundError, NotADirectoryError):
+            status = os.stat(self._path(name))
+            return ObjectInfo(name=name, size=status.st_size, modified=status.st_mtime)
+        return None
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield the objects in order of name, folder by folder."""
+        with self._translated(prefix):
+            yield from self._walk("", prefix)
+
+    def delete(self, name: str) -> None:
+        """Remove the object, and the folders that it leaves empty."""
+        path = self._path(name)
+        with self._translated(name), suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+            with suppress(OSError):  # the first folder that is not empty ends it
+                for folder in list(path.relative_to(self.root).parents)[:-1]:
+                    (self.root / folder).rmdir()
+
+    @contextmanager
+    def temporary(self) -> Iterator[TemporaryFile]:
+        """Give a new file on the same disk; it is removed at the end unless `adopt` gave it a name."""
+        folder = self.root / TEMPORARY
+        with self._translated(TEMPORARY):
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / secrets.token_hex(16)
+            lock = open_locked(path, shared=False, create=True)
+        if lock is None:
+            raise StoreError(f"{path} is held by somebody else")
+        with lock, os.fdopen(os.dup(lock.fd), "wb", buffering=BLOCK_BYTES) as file:
+            temporary = TemporaryFile(path, file)
+            try:
+                yield temporary
+            finally:
+                if not temporary.adopted:
+                    with suppress(FileNotFoundError):
+                        path.unlink()
+
+    def adopt(self, temporary: TemporaryFile, name: str) -> None:
+        """Make a finished temporary file the object of that name, durably."""
+        with self._translated(name):
+            self._adopt(temporary, self._path(name))
+
+    def sweep(self) -> int:
+        """Remove the temporary files that dead processes left, and return how many they were."""
+        removed = 0
+        folder = self.root / TEMPORARY
+        for name in os.listdir(folder) if folder.is_dir() else []:
+            with suppress(FileNotFoundError):
+                left = open_locked(folder / name, shared=False, blocking=False)
+                if left:
+                    with left:
+                        (folder / name).unlink()
+                        removed += 1
+        return removed
+
+    def _adopt(self, temporary: TemporaryFile, target: Path) -> None:
+        temporary.file.flush()
+        os.fchmod(temporary.file.fileno(), 0o644)
+        os.fsync(temporary.file.fileno())
+        while True:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # somebody removed the empty folder just now
+                os.replace(temporary.path, target)
+                break
+        temporary.adopted = True
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _path(self, name: str) -> Path:
+        """Return the object's path, which must lie below the root, links followed."""
+        path = self.root / check_name(name)
+        if name.split("/", 1)[0] == TEMPORARY:
+            raise UsageError(f"{name!r} is no object name: {TEMPORARY} is the store's own")
+        if not path.parent.resolve().is_relative_to(self.root.resolve()) or path.is_symlink():
+            raise StoreError(f"{name} leaves {self.url} through a link; links are not followed")
+        return path
+
+    def _walk(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
+        try:
+            entries = list(os.scandir(self.root / folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        keys = {
+            entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name: entry
+            for entry in entries
+        }
+        for key in sorted(keys):
+            name = folder + key
+            if name == TEMPORARY + "/" or not (name.startswith(prefix) or prefix.startswith(name)):
+                continue
+            if key.endswith("/"):
+                yield from self._walk(name, prefix)
+            elif name.startswith(prefix) and keys[key].is_file(follow_symlinks=False):
+                with suppress(FileNotFoundError):
+                    status = keys[key].stat(follow_symlinks=False)
+                    yield ObjectInfo(name=name, size=status.st_size, modified=status.st_mtime)
+
+    @contextmanager
+    def _translated(self, name: str) -> Iterator[None]:
+        """Turn the operating system's errors into the store's."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise ObjectNotFoundError(f"{self.url} has no object {name}") from error
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise StoreError(
+                    f"the disk of {self.url} is full: {name} was not written; make room"
+                ) from error
+            raise StoreError(f"{name} in {self.url}: {error.strerror or error}") from error

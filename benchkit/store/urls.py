@@ -1,0 +1,49 @@
+"""Store URLs: which backend a URL means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from benchkit.errors import UsageError
+from benchkit.store.base import Store
+from benchkit.store.local import LocalStore
+
+SCHEMES = ("file",)
+
+
+def check_url(url: str) -> str:
+    """Return the URL if a store can be opened at it.
+
+    Raises:
+        UsageError: An unknown scheme, or a password in the URL.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not url or "\0" in url:
+        raise UsageError("a store's URL is empty; write file:///folder or a path")
+    if not separator:
+        return url
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise UsageError(f"{scheme}:// is no store that is known; known are {known} and plain paths")
+    if "@" in rest.split("/", 1)[0]:
+        raise UsageError(f"a {scheme}:// URL must not carry a user or a password")
+    if urlsplit(url).netloc not in ("", "localhost"):
+        raise UsageError(f"{url} names a host; a folder is written file:///folder, with three slashes")
+    return url
+
+
+def open_store(url: str, *, base: Path | None = None) -> Store:
+    """Return the store at a URL or a path.
+
+    Args:
+        url: `file://…`, or a path.
+        base: Where a relative path begins; None is the current folder.
+
+    Raises:
+        UsageError: An unknown scheme, or a password in the URL.
+    """
+    check_url(url)
+    if "://" in url:
+        return LocalStore(Path(unquote(urlsplit(url).path)))
+    return LocalStore((base or Path.cwd()) / Path(url).expanduser())

@@ -1,0 +1,159 @@
+"""One batch at a time: the user's `_data_iterator` is run over a batch's samples, wherever that happens."""
+
+from __future__ import annotations
+
+import random
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+from benchkit.errors import BenchKitError, CorruptError, SampleError, UsageError
+from benchkit.stream.chunks import IterableChunk, source_of
+from benchkit.stream.options import OnError
+from benchkit.stream.order import mix_seed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchPlan:
+    """What a worker is told: epoch, first position of the global batch, this shard's positions (B,)."""
+
+    epoch: int
+    start: int
+    positions: npt.NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class BatchReport:
+    """What became of a batch.
+
+    Attributes:
+        handed: Positions of the samples handed to `_data_iterator`, (n,), int64.
+        rows: Rows it yielded.
+        errors: Samples left out, described.
+        failure: The error that ends the pass, with its traceback as text.
+    """
+
+    handed: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    rows: int = 0
+    errors: list[str] = field(default_factory=list)
+    failure: tuple[BenchKitError, str] | None = None
+
+
+class Rows(NamedTuple):
+    """The rows of a batch before they are collated; exactly B of them, or none at all."""
+
+    rows: list[Any]
+    report: BatchReport
+
+
+class LoadedBatch(NamedTuple):
+    """A collated batch, None when it has no rows, and what became of it."""
+
+    data: Any
+    report: BatchReport
+
+
+class BatchSource(Dataset[Any]):
+    """A map-style view of a chunk dataset whose indices are batch plans.
+
+    Args:
+        chunk: The user's dataset.
+        on_error: What happens to a sample that cannot be decoded.
+    """
+
+    def __init__(self, chunk: IterableChunk, *, on_error: OnError) -> None:
+        self._chunk = chunk
+        self._on_error = on_error
+
+    def __len__(self) -> int:
+        """Return the number of samples of the whole dataset."""
+        return source_of(self._chunk).total
+
+    def __getitem__(self, index: object) -> Any:
+        """Refuse: only a loader's own plans can be read."""
+        raise UsageError(
+            f"{type(self._chunk).__name__} has no {index!r}: its loader reads batches in its own order. "
+            "To skip batches call loader.skip_batches(n)"
+        )
+
+    def __getitems__(self, plan: BatchPlan) -> Rows:
+        """Return the rows that `_data_iterator` makes of the plan's samples, as many as there are samples."""
+        if not isinstance(plan, BatchPlan):
+            self.__getitem__(plan)
+        source, report, rows = source_of(self._chunk), BatchReport(), []
+        with _random_numbers(mix_seed(source.selection.seed, plan.epoch, plan.start, int(plan.positions[0]))):
+            positions = plan.positions
+            while len(positions):
+                source.assign(plan.epoch, positions)
+                try:
+                    rows.extend(self._chunk._data_iterator())  # noqa: SLF001
+                    positions = positions[:0]
+                except Exception as error:  # noqa: BLE001 - what the user's code raises is told with its sample
+                    self._take_error(error, report)
+                    positions = source.rest()
+                report.handed = np.concatenate([report.handed, source.handed])
+                if report.failure:
+                    return Rows([], report)
+        report.rows = len(rows)
+        size = len(plan.positions)
+        return Rows([rows[number % len(rows)] for number in range(size)] if rows else [], report)
+
+    def _take_error(self, error: Exception, report: BatchReport) -> None:
+        """Count the sample as left out, or make the error the batch's failure."""
+        source = source_of(self._chunk)
+        about_sample = len(source.handed) > 0 and not isinstance(error, CorruptError)
+        if isinstance(error, BenchKitError) and not (about_sample and isinstance(error, SampleError)):
+            report.failure = (error, traceback.format_exc())
+        elif not about_sample:
+            message = f"{type(self._chunk).__name__}._data_iterator failed: {type(error).__name__}: {error}"
+            report.failure = (SampleError(message), traceback.format_exc())
+        else:
+            message = f"{source.describe_last()}: {type(error).__name__}: {error}"
+            report.errors.append(message)
+            if self._on_error == "raise":
+                text = f"{type(self._chunk).__name__}._data_iterator failed at {message}"
+                report.failure = (SampleError(text), traceback.format_exc())
+
+
+@dataclass(frozen=True, slots=True)
+class Collate:
+    """Makes a `LoadedBatch` of `Rows`, in the worker."""
+
+    collate_fn: Callable[[list[Any]], Any]
+
+    def __call__(self, rows: Rows) -> LoadedBatch:
+        """Collate the rows, if there are any; what goes wrong ends the pass."""
+        try:
+            return LoadedBatch(self.collate_fn(rows.rows) if rows.rows else None, rows.report)
+        except Exception as error:  # noqa: BLE001 - the user's rows and collate function raise what they like
+            message = f"rows of _data_iterator do not make a batch: {type(error).__name__}: {error}"
+            rows.report.failure = (SampleError(message), traceback.format_exc())
+            return LoadedBatch(None, rows.report)
+
+
+@contextmanager
+def _random_numbers(seed: int) -> Iterator[None]:
+    """Seed torch, NumPy and random: augmentation depends on the batch, and not on who makes it.
+
+    In the training process their states are put back, so that the model's random numbers go on undisturbed.
+    """
+    states = None
+    if get_worker_info() is None:
+        states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        if states:
+            torch.set_rng_state(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+            random.setstate(states[2])

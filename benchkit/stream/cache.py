@@ -1,0 +1,250 @@
+"""The chunk cache: plain tars that all processes of a machine share, each fetched once and verified whole.
+
+A tar that is open cannot be evicted, so holding it open is how a process announces that it needs it next.
+What the folder holds stays within a hard limit, tars on their way in included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from errno import EDQUOT, EFBIG, ENOSPC
+from pathlib import Path
+
+from benchkit.errors import BenchKitError, CacheError, StallError, UsageError
+from benchkit.format.manifest import ChunkEntry
+from benchkit.store.base import Store
+from benchkit.store.locks import LockedFile, open_locked
+from benchkit.stream.cache_folder import CacheFolder, allocate, unlink_same
+from benchkit.stream.eviction import smallest_limit
+from benchkit.stream.fetch import fetch_tar
+from benchkit.stream.open_chunk import OpenChunk
+from benchkit.stream.patience import Patience
+
+TIMEOUT_SECONDS = 300.0
+_NO_SPACE = {ENOSPC, EDQUOT, EFBIG}
+_SET_LIMIT = "set BENCHKIT_CACHE_LIMIT_BYTES, or limit_bytes under [cache] of benchkit.toml, to at least"
+_IDLE_SECONDS = 0.1
+"""How long a fetch may stand still before others give up what they could spare for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """One chunk that somebody waits for."""
+
+    store: Store
+    name: str
+    chunk: ChunkEntry
+    what: str
+    make_room: Callable[[], bool]
+    patience: Patience
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkCache:
+    """The cache in a folder; it can be pickled, and holds nothing open itself.
+
+    Processes with different limits may share a folder: each keeps to its own when it brings something in.
+
+    Attributes:
+        folder: Where the tars lie; made with mode 0700 on first use.
+        limit_bytes: The most bytes that the folder may come to hold.
+    """
+
+    folder: Path
+    limit_bytes: int
+
+    def __post_init__(self) -> None:
+        if self.limit_bytes < 1:
+            raise UsageError(f"the cache limit of {self.limit_bytes} bytes is less than 1")
+
+    def check_limit(self, *, lanes: int, largest_tar_bytes: int) -> None:
+        """Make sure before reading that the cache can work, and remove what dead processes left in it.
+
+        Args:
+            lanes: Tars that are open at once on this machine, all processes together.
+            largest_tar_bytes: Bytes of the largest tar among them.
+
+        Raises:
+            CacheError: The limit is too small, with the number that would do, or the folder cannot be used.
+        """
+        needed = smallest_limit(lanes=lanes, largest_tar_bytes=largest_tar_bytes)
+        if self.limit_bytes < needed:
+            raise CacheError(
+                f"the cache limit of {self.limit_bytes} bytes is too small for {lanes} open chunks of up to "
+                f"{largest_tar_bytes} bytes and one on its way: {_SET_LIMIT} {needed}, or lower open_chunks"
+            )
+        with self._translated():
+            folder = CacheFolder(self.folder)
+            folder.prepare()
+            folder.sweep()
+
+    def used_bytes(self) -> int:
+        """Return the bytes in the folder, tars on their way in at their full size."""
+        return CacheFolder(self.folder).used_bytes()
+
+    def holds(self, chunk: ChunkEntry) -> bool:
+        """Return whether the machine has the chunk's tar now, without a promise that it stays."""
+        return CacheFolder(self.folder).tar_path(chunk.tar).exists()
+
+    def open(
+        self,
+        store: Store,
+        name: str,
+        chunk: ChunkEntry,
+        *,
+        what: str,
+        make_room: Callable[[], bool] | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> OpenChunk:
+        """Return the chunk's tar, fetched first where the machine does not have it.
+
+        However many processes ask at once, one fetches and the others wait for it.
+
+        Args:
+            store: Where the chunk is.
+            name: The name of its object.
+            chunk: What the manifest says of it.
+            what: The chunk in words, for messages: `chunk 3f9a….tar.zst of train@3`.
+            make_room: Called when the limit leaves no room: closes open chunks that the caller can spare for
+                now, and returns whether there were any.
+            timeout_seconds: The longest wait for other processes without anything moving; 0 waits for none.
+
+        Raises:
+            CorruptError: The store does not hold the bytes that the manifest names.
+            CacheError: The limit leaves no room, the disk is full, or the folder cannot be used.
+            StallError: Another process has the chunk or the folder locked and gets nowhere.
+            StoreError: The store failed.
+        """
+        wanted = _Wanted(
+            store=store,
+            name=name,
+            chunk=chunk,
+            what=what,
+            make_room=make_room or _keep_all,
+            patience=Patience(timeout_seconds),
+        )
+        folder = CacheFolder(self.folder)
+        with self._translated():
+            while True:
+                folder.prepare()
+                if opened := _open_cached(folder, wanted):
+                    return opened
+                part = open_locked(folder.part_path(chunk.tar), shared=False, create=True, blocking=False)
+                if part is None:
+                    _await_fetch(folder, wanted)
+                elif opened := self._fetch(folder, part, wanted):
+                    return opened
+
+    def discard(self, opened: OpenChunk) -> None:
+        """Close a chunk whose cached bytes turned out bad, and remove them; opening it fetches it again.
+
+        A file that has taken its place since is left alone.
+        """
+        with self._translated(), opened:
+            CacheFolder(self.folder).remove(opened.path, opened.file)
+
+    def _fetch(self, folder: CacheFolder, part: LockedFile, wanted: _Wanted) -> OpenChunk | None:
+        """Fill the `.part`, which is ours, and publish it; None when that is needless or was undone."""
+        digest, published = wanted.chunk.tar, False
+        try:
+            # The last fetch may have ended between our look for the tar and our hold on a new `.part`.
+            if not folder.tar_path(digest).exists():
+                self._fill(folder, part, wanted)
+                published = folder.publish(part, digest)
+        finally:
+            if not published:
+                with part:
+                    unlink_same(folder.part_path(digest), part)
+        if not published:
+            return None
+        return OpenChunk(part, folder.tar_path(digest), size=wanted.chunk.tar_bytes, what=wanted.what)
+
+    def _fill(self, folder: CacheFolder, part: LockedFile, wanted: _Wanted) -> None:
+        """Make room and fetch; a full disk costs other tars, then is an error."""
+        chunk = wanted.chunk
+        while True:
+            self._reserve(folder, part, wanted)
+            try:
+                allocate(part.fd, chunk.tar_bytes)
+                fetch_tar(wanted.store, wanted.name, chunk, part.fd, what=wanted.what)
+            except BenchKitError:
+                raise
+            except OSError as error:
+                if error.errno not in _NO_SPACE:
+                    raise
+                wanted.patience.renew()
+                os.ftruncate(part.fd, 0)
+                freed = folder.free(chunk.tar_bytes)
+                if freed == 0 and not wanted.make_room():
+                    raise CacheError(
+                        f"no space for {wanted.what} ({chunk.tar_bytes} bytes) in the cache {self.folder}: "
+                        f"{error.strerror}, and nothing is left to evict; free space on that disk, or choose "
+                        "another folder with BENCHKIT_CACHE_DIR"
+                    ) from error
+            else:
+                wanted.patience.renew()
+                return
+
+    def _reserve(self, folder: CacheFolder, part: LockedFile, wanted: _Wanted) -> None:
+        size, patience = wanted.chunk.tar_bytes, wanted.patience
+        if size > self.limit_bytes:
+            raise CacheError(
+                f"{wanted.what} has {size} bytes, the cache only {self.limit_bytes}: {_SET_LIMIT} {size}"
+            )
+        while excess := folder.reserve(part, size=size, limit_bytes=self.limit_bytes):
+            if wanted.make_room():
+                continue
+            if not patience.pause():
+                held = self.limit_bytes + excess - size
+                raise CacheError(
+                    f"no room for {wanted.what} ({size} bytes) in the cache {self.folder}: of its limit of "
+                    f"{self.limit_bytes} bytes, running processes held {held} for {patience.seconds:g} s; "
+                    f"{_SET_LIMIT} {self.limit_bytes + excess}, lower open_chunks, or end other jobs"
+                )
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except BenchKitError:
+            raise
+        except OSError as error:
+            raise CacheError(f"the cache {self.folder} cannot be used: {error}") from error
+
+
+def _open_cached(folder: CacheFolder, wanted: _Wanted) -> OpenChunk | None:
+    """Return the chunk if the machine has it; a file of a wrong size is removed."""
+    digest, size = wanted.chunk.tar, wanted.chunk.tar_bytes
+    file = folder.open_tar(digest)
+    if file is None:
+        return None
+    opened = OpenChunk(file, folder.tar_path(digest), size=size, what=wanted.what)
+    if os.fstat(file.fd).st_size == size:
+        return opened
+    with opened:
+        folder.remove(opened.path, file)
+    return None
+
+
+def _await_fetch(folder: CacheFolder, wanted: _Wanted) -> None:
+    """Wait a moment for the process that fetches the chunk."""
+    path, patience = folder.part_path(wanted.chunk.tar), wanted.patience
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return
+    patience.see((status.st_ino, status.st_size, status.st_mtime_ns))
+    if status.st_size == 0 and patience.idle_seconds > _IDLE_SECONDS:
+        wanted.make_room()  # it waits for room, and what this process holds may be in its way
+    if not patience.pause():
+        raise StallError(
+            f"{wanted.what} is being fetched by another process, which has got nothing for "
+            f"{patience.seconds:g} s: end that process (lslocks shows who holds {path})"
+        )
+
+
+def _keep_all() -> bool:
+    return False

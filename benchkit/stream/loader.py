@@ -1,0 +1,398 @@
+"""The loader: a `DataLoader` whose position, epoch and shard live in the main process alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader, default_collate
+from torch.utils.data.sampler import Sampler
+
+from benchkit.errors import DatasetError, SampleError, StallError, StateError, UsageError
+from benchkit.settings import read_local_world
+from benchkit.stream.accelerated import place_on_device, registered
+from benchkit.stream.batches import BatchPlan, BatchReport, BatchSource, Collate, LoadedBatch
+from benchkit.stream.chunks import IterableChunk, source_of
+from benchkit.stream.lookahead import Lookahead
+from benchkit.stream.options import LoaderOptions, Shard, resolve_shard
+from benchkit.stream.order import batch_positions, count_batches, remainder
+from benchkit.stream.state import LoaderState, read_state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """One pass as it is planned: where it starts, and how its global batches are cut.
+
+    Attributes:
+        epoch: Number of the pass.
+        start: Position it begins at.
+        total: Samples of the dataset.
+        lanes: Lanes of the order.
+        batch_size: Samples a process gets per step.
+        shard: This process's part.
+        drop: Whether an incomplete last batch is left out.
+    """
+
+    epoch: int
+    start: int
+    total: int
+    lanes: int
+    batch_size: int
+    shard: Shard
+    drop: bool
+
+    @property
+    def stride(self) -> int:
+        """Samples of a global batch."""
+        return self.batch_size * self.shard.count
+
+    @property
+    def steps(self) -> int:
+        """Batches from the start to the end."""
+        return count_batches(
+            total=self.total,
+            position=self.start,
+            batch_size=self.batch_size,
+            count=self.shard.count,
+            drop=self.drop,
+        )
+
+    @property
+    def remainder(self) -> int:
+        """Real samples in the last global batch; 0 when it is full."""
+        left = remainder(
+            total=self.total, position=self.start, batch_size=self.batch_size, count=self.shard.count
+        )
+        return 0 if self.drop else left
+
+    def position(self, steps: int) -> int:
+        """Return the position after so many batches of this pass."""
+        return self.total if steps >= self.steps else self.start + steps * self.stride
+
+    def plan(self, step: int) -> BatchPlan:
+        """Return what this process reads at a step."""
+        start = self.start + step * self.stride
+        positions = batch_positions(
+            total=self.total,
+            position=start,
+            batch_size=self.batch_size,
+            index=self.shard.index,
+            count=self.shard.count,
+            lanes=self.lanes,
+        )
+        return BatchPlan(self.epoch, start, positions)
+
+
+class CourseSampler(Sampler[Any]):
+    """The loader's batch sampler: yields the plans of the pass that is beginning, once."""
+
+    even_batches = True
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.drop_last = False
+        self._course: Course | None = None
+
+    def begin(self, course: Course) -> None:
+        """Say which pass the next iteration is."""
+        self._course = course
+
+    def __iter__(self) -> Iterator[BatchPlan]:
+        """Yield the plans, one per batch.
+
+        Raises:
+            UsageError: Somebody else than the loader iterates, to skip batches for instance.
+        """
+        course, self._course = self._course, None
+        if course is None:
+            raise UsageError(
+                "this loader was rebuilt by somebody else (accelerate.skip_first_batches?), which would lose "
+                "samples: call loader.skip_batches(n) instead"
+            )
+        return (course.plan(step) for step in range(course.steps))
+
+
+@dataclass(slots=True)
+class PassReport:
+    """What a pass did in this process.
+
+    Attributes:
+        batches: Batches yielded.
+        samples: Samples handed to `_data_iterator`, padding included.
+        rows: Rows it yielded.
+        errors: Samples left out, described.
+    """
+
+    batches: int = 0
+    samples: int = 0
+    rows: int = 0
+    errors: tuple[str, ...] = ()
+
+    def add(self, report: BatchReport, *, max_errors: int) -> None:
+        """Count a batch; raise what ended it."""
+        self.samples += len(report.handed)
+        self.rows += report.rows
+        self.errors += tuple(report.errors)
+        if report.failure:
+            error, text = report.failure
+            raise error from WorkerTracebackError(text)
+        if len(self.errors) > max_errors:
+            raise SampleError(
+                f"{len(self.errors)} samples could not be read, more than max_errors={max_errors}; "
+                f"the last: {self.errors[-1]}"
+            )
+
+
+class WorkerTracebackError(Exception):
+    """The traceback of an error where it happened, which may have been another process."""
+
+    def __str__(self) -> str:
+        """Return the traceback as Python prints it."""
+        return f"\n{self.args[0]}"
+
+
+class ChunkLoader(DataLoader[Any]):
+    """The loader that `get_dataset` returns; see there. Every new pass is the next epoch.
+
+    Attributes:
+        end_of_dataloader: True while the last batch of a pass is in the loop's hands.
+        remainder: Real samples in the last global batch of this pass; 0 when it is full.
+        report: What the pass that runs, or the last one, did in this process.
+        on_report: Called with every batch's report as it arrives.
+    """
+
+    use_stateful_dataloader = True
+
+    def __init__(
+        self, chunk: IterableChunk, *, batch_size: int, num_workers: int, options: LoaderOptions
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"batch_size {batch_size} is less than 1")
+        if num_workers < 0:
+            raise UsageError(f"num_workers {num_workers} is less than 0")
+        self.options = options
+        self.end_of_dataloader = False
+        self.remainder = -1
+        self.report = PassReport()
+        self.on_report: Callable[[BatchReport], None] | None = None
+        self._source = source_of(chunk)
+        self._shard: Shard | None = None
+        self._epoch, self._position = 0, 0
+        self._at_start = True
+        self._begun_at = 0
+        self._to_device = False
+        with_workers: dict[str, Any] = {}
+        if num_workers:
+            with_workers = {
+                "prefetch_factor": options.prefetch_factor,
+                "persistent_workers": options.persistent_workers,
+                "timeout": options.timeout_seconds,
+            }
+        super().__init__(
+            BatchSource(chunk, on_error=options.on_error),
+            batch_sampler=CourseSampler(batch_size),
+            num_workers=num_workers,
+            collate_fn=Collate(options.collate_fn or default_collate),
+            pin_memory=options.pin_memory,
+            **with_workers,
+        )
+
+    @property
+    def _is_accelerate_prepared(self) -> bool:
+        """True: Accelerate must leave this loader as it is."""
+        return True
+
+    @_is_accelerate_prepared.setter
+    def _is_accelerate_prepared(self, value: bool) -> None:
+        """Learn that `prepare` ran: batches go to the device from now on."""
+        self._to_device = value
+
+    @property
+    def total_batch_size(self) -> int:
+        """Samples of a global batch, all processes together."""
+        return self._course(0, 0).stride
+
+    def __len__(self) -> int:
+        """Return the batches of a pass, the same on every rank; of a resumed pass, those that were left."""
+        return self._course(0, self._position if self._at_start else self._begun_at).steps
+
+    @property
+    def version_label(self) -> str:
+        """The version that is read, as `train@3`."""
+        return self._source.open().version.label
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass that epoch, from its start, unless a loaded state stands in the midst of it."""
+        if epoch < 0:
+            raise UsageError(f"epoch {epoch} is less than 0")
+        if not (self._at_start and self._epoch == epoch):
+            self._set(epoch, 0)
+
+    def skip_batches(self, batches: int) -> ChunkLoader:
+        """Make the next pass begin so many batches later, reading nothing of them, and return the loader."""
+        if batches < 0:
+            raise UsageError(f"{batches} batches cannot be skipped")
+        epoch, position = self._next_start()
+        course = self._course(epoch, position)
+        self._set(epoch, course.position(batches))
+        return self
+
+    def state_dict(self) -> dict[str, int | str | bool]:
+        """Return which samples the training loop has received: a few integers and strings."""
+        return self._state(self._epoch, self._position).to_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where the state was taken: the next pass yields exactly the samples that were left.
+
+        Raises:
+            StateError: The state belongs to another dataset, version, seed, shuffle or number of lanes.
+        """
+        loaded = read_state(state)
+        selection = self._source.selection
+        if selection.version is None and loaded.dataset == selection.name:
+            self._source.open(digest=loaded.manifest)
+        loaded.check_fits(self._state(0, 0))
+        if loaded.position > self._source.total:
+            raise StateError(
+                f"the state's position {loaded.position} is behind the {self._source.total} samples"
+            )
+        self._set(loaded.epoch, loaded.position)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the batches of a pass: B rows each, in the shapes the collate function makes."""
+        epoch, position = self._next_start()
+        course = self._course(epoch, position)
+        self._epoch, self._position = epoch, position
+        self._at_start, self._begun_at = False, position
+        self.end_of_dataloader, self.remainder = False, course.remainder
+        self.report = PassReport()
+        opened = self._source.open()
+        opened.cache.check_limit(
+            lanes=_machine_lanes(course),
+            largest_tar_bytes=max(chunk.tar_bytes for chunk in opened.manifest.chunks),
+        )
+        self.batch_sampler.begin(course)  # type: ignore[union-attr]
+        with registered(self), Lookahead(opened, course.plan, course.steps) as lookahead:
+            for step, data in enumerate(self._full_batches(super().__iter__(), lookahead)):
+                self.end_of_dataloader = step + 1 == course.steps
+                self._position = course.position(step + 1)
+                self.report.batches = step + 1
+                yield self._placed(data)
+        self._set(epoch + 1, 0)
+
+    def _full_batches(self, loaded: Iterator[LoadedBatch], lookahead: Lookahead) -> Iterator[Any]:
+        """Yield one batch of rows per step: an empty one is replaced by its neighbour."""
+        neighbour, waiting = None, 0
+        lookahead.start()
+        for data, report in self._in_time(loaded):
+            lookahead.advance()
+            self.report.add(report, max_errors=self.options.max_errors)
+            if self.on_report:
+                self.on_report(report)
+            if data is None and neighbour is None:
+                waiting += 1
+                continue
+            if data is not None:
+                neighbour = data
+            for _ in range(waiting + 1):
+                yield neighbour
+            waiting = 0
+        if waiting:
+            raise DatasetError(
+                f"_data_iterator yielded nothing for the {self.report.samples} samples it was handed"
+            )
+
+    def _in_time(self, loaded: Iterator[LoadedBatch]) -> Iterator[LoadedBatch]:
+        """Pass batches on; a time-out or a dead worker becomes a `StallError`."""
+        while True:
+            try:
+                batch = next(loaded)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error) and "DataLoader timed out" not in str(error):
+                    raise
+                raise StallError(
+                    f"no batch of {self._source.selection.name!r} within {self.options.timeout_seconds:g} s, "
+                    f"or a worker died: {error}"
+                ) from error
+            yield batch
+
+    def _placed(self, data: Any) -> Any:
+        return place_on_device(data, non_blocking=self.options.pin_memory) if self._to_device else data
+
+    def _next_start(self) -> tuple[int, int]:
+        """Return epoch and position of the next pass: after a pass that was broken off, the next epoch."""
+        return (self._epoch, self._position) if self._at_start else (self._epoch + 1, 0)
+
+    def _set(self, epoch: int, position: int) -> None:
+        self._epoch, self._position, self._at_start = epoch, position, True
+
+    def _course(self, epoch: int, position: int) -> Course:
+        self._shard = resolve_shard(self.options.shard, self._shard)
+        return Course(
+            epoch=epoch,
+            start=position,
+            total=self._source.total,
+            lanes=self._source.selection.lanes,
+            batch_size=self.batch_sampler.batch_size,  # type: ignore[union-attr]
+            shard=self._shard,
+            drop=self.options.tail == "drop",
+        )
+
+    def _state(self, epoch: int, position: int) -> LoaderState:
+        opened = self._source.open()
+        selection = opened.selection
+        return LoaderState(
+            dataset=selection.name,
+            manifest=opened.version.digest,
+            seed=selection.seed,
+            shuffle=selection.shuffle,
+            lanes=selection.lanes,
+            epoch=epoch,
+            position=position,
+        )
+
+
+def get_dataset(
+    chunk_class: type[IterableChunk],
+    cloud: bool,
+    dataset_name: str,
+    batch_size: int,
+    num_workers: int,
+    *args: Any,
+    loader: LoaderOptions | None = None,
+    **kwargs: Any,
+) -> ChunkLoader:
+    """Return a loader of a dataset, right under Accelerate, torch.distributed, or alone.
+
+    Args:
+        chunk_class: The user's `IterableChunk`.
+        cloud: True reads the project's remote store, False its staging.
+        dataset_name: Name of the dataset.
+        batch_size: Samples per step and process.
+        num_workers: Worker processes that read and decode; 0 does it in the training process.
+        args: Handed to `chunk_class` behind name and cloud.
+        loader: How the loader behaves.
+        kwargs: Handed to `chunk_class`.
+
+    Example::
+
+        train = get_dataset(Digits, True, "train", 64, 2, True)
+        model, optimizer, train = accelerator.prepare(model, optimizer, train)
+        for labels, images in train:
+            ...
+    """
+    chunk = chunk_class(dataset_name, cloud, *args, **kwargs)
+    if not isinstance(chunk, IterableChunk):
+        raise UsageError(f"{chunk_class.__name__} does not inherit benchkit.stream.IterableChunk")
+    return ChunkLoader(
+        chunk, batch_size=batch_size, num_workers=num_workers, options=loader or LoaderOptions()
+    )
+
+
+def _machine_lanes(course: Course) -> int:
+    """Return how many lanes the processes of this machine read, at most."""
+    share = -(-course.lanes * min(read_local_world(), course.shard.count) // course.shard.count)
+    return min(course.lanes, share + 1)

@@ -1,0 +1,82 @@
+"""An open chunk: a cached tar that can be read and cannot be evicted, until it is closed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import final
+
+from benchkit.errors import CacheError, CorruptError
+from benchkit.store.locks import LockedFile
+
+
+@final
+class OpenChunk:
+    """A cached plain tar, open for reading and safe from eviction until it is closed.
+
+    It belongs to the process that opened it: in a forked child it is closed. One thread at a time uses it.
+
+    Attributes:
+        size: Bytes of the tar.
+        path: Where it lies in the cache.
+    """
+
+    __slots__ = ("_file", "_what", "path", "size")
+
+    def __init__(self, file: LockedFile, path: Path, *, size: int, what: str) -> None:
+        self._file = file
+        self._what = what
+        self.path = path
+        self.size = size
+
+    def __enter__(self) -> OpenChunk:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, or was opened by the process that this one was forked from."""
+        return self._file.fd < 0
+
+    @property
+    def file(self) -> LockedFile:
+        """The file underneath.
+
+        Raises:
+            CacheError: The chunk is closed in this process.
+        """
+        if self.closed:
+            raise CacheError(f"{self._what} is not open in process {os.getpid()}: open it again")
+        return self._file
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset` on.
+
+        Raises:
+            CorruptError: The file ends before them, or the disk does not give them back.
+            CacheError: The chunk is closed in this process.
+        """
+        fd, end = self.file.fd, offset + length
+        pieces: list[bytes] = []
+        while offset < end:
+            try:
+                piece = os.pread(fd, end - offset, offset)
+            except OSError as error:
+                raise CorruptError(f"{self._what} cannot be read from {self.path}: {error}") from error
+            if not piece:
+                raise CorruptError(
+                    f"{self._what} is corrupt in the cache: {self.path} ends at {os.fstat(fd).st_size} "
+                    f"of {self.size} bytes; remove the file and it is fetched again"
+                )
+            pieces.append(piece)
+            offset += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def close(self) -> None:
+        """Let the tar go; closing twice, or in a forked child, does nothing more."""
+        self._file.close()

@@ -1,0 +1,102 @@
+"""How a loader behaves: the shard it serves and the options it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch.distributed as dist
+
+from benchkit.errors import StateError, UsageError
+from benchkit.settings import read_world
+
+Tail = Literal["pad", "drop"]
+OnError = Literal["raise", "skip"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """The part of every global batch that one process gets.
+
+    Ranks that must see the same samples (tensor parallel groups) are given the same shard.
+
+    Attributes:
+        index: Which part, from 0.
+        count: How many parts there are.
+    """
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UsageError(f"shard count {self.count} is less than 1")
+        if not 0 <= self.index < self.count:
+            raise UsageError(f"shard index {self.index} is outside 0..{self.count - 1}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoaderOptions:
+    """What `get_dataset` can be told about its loader.
+
+    Attributes:
+        shard: The part this process gets; None asks torch.distributed, then RANK and WORLD_SIZE, else all.
+        tail: `pad` fills the last global batch with repeated samples (which `gather_for_metrics` drops),
+            `drop` leaves an incomplete one out.
+        collate_fn: Makes a batch of a list of rows; None is torch's `default_collate`.
+        pin_memory: Batches are put into pinned memory, for faster copies to a GPU.
+        prefetch_factor: Batches each worker prepares ahead.
+        persistent_workers: Worker processes are kept from one pass to the next.
+        timeout_seconds: The longest wait for a batch before the loader gives up.
+        on_error: `raise` stops at a sample that cannot be decoded, `skip` leaves it out and counts it.
+        max_errors: With `skip`, the most samples that are left out in one pass of one process.
+    """
+
+    shard: Shard | None = None
+    tail: Tail = "pad"
+    collate_fn: Callable[[list[Any]], Any] | None = None
+    pin_memory: bool = False
+    prefetch_factor: int = 2
+    persistent_workers: bool = False
+    timeout_seconds: float = 300.0
+    on_error: OnError = "raise"
+    max_errors: int = 100
+
+    def __post_init__(self) -> None:
+        if self.tail not in ("pad", "drop"):
+            raise UsageError(f"tail is {self.tail!r}, not 'pad' or 'drop'")
+        if self.on_error not in ("raise", "skip"):
+            raise UsageError(f"on_error is {self.on_error!r}, not 'raise' or 'skip'")
+        if self.prefetch_factor < 1:
+            raise UsageError(f"prefetch_factor {self.prefetch_factor} is less than 1")
+        if self.timeout_seconds <= 0:
+            raise UsageError(f"timeout_seconds {self.timeout_seconds} is not more than 0")
+        if self.max_errors < 0:
+            raise UsageError(f"max_errors {self.max_errors} is less than 0")
+
+
+def resolve_shard(given: Shard | None, resolved: Shard | None) -> Shard:
+    """Return this process's shard: the given one, torch.distributed's, the environment's, or all.
+
+    Args:
+        given: What the user asked for.
+        resolved: What an earlier call returned; another answer now would lose samples.
+
+    Raises:
+        StateError: The answer has changed.
+    """
+    shard = given or _distributed_shard()
+    if resolved is not None and shard != resolved:
+        raise StateError(
+            f"the loader began as shard {resolved.index} of {resolved.count} and is now {shard.index} of "
+            f"{shard.count}: make the Accelerator (or init_process_group) before the first len() or pass"
+        )
+    return shard
+
+
+def _distributed_shard() -> Shard:
+    if dist.is_available() and dist.is_initialized():
+        return Shard(index=dist.get_rank(), count=dist.get_world_size())
+    world = read_world()
+    return Shard(index=world[0], count=world[1]) if world else Shard(index=0, count=1)

@@ -1,0 +1,177 @@
+"""Rows of a version's chunks, read through the cache; each process has a reader of its own."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchkit.errors import CorruptError, DatasetError
+from benchkit.format.digests import digest_bytes
+from benchkit.format.index import ChunkIndex, decode_index
+from benchkit.format.manifest import Manifest
+from benchkit.format.sample import MemberFile, read_files, read_label
+from benchkit.store.base import Store
+from benchkit.stream.cache import ChunkCache
+from benchkit.stream.open_chunk import OpenChunk
+
+Row = tuple[Any, list[MemberFile] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A chunk in use: its cached tar, its index, and its live rows (None when all are)."""
+
+    tar: OpenChunk
+    index: ChunkIndex
+    live: npt.NDArray[np.int64] | None
+
+
+class ChunkReader:
+    """Reads rows by chunk and live row, holding at most `capacity` chunks open.
+
+    Args:
+        store: Where the chunks are.
+        cache: The machine's cache.
+        manifest: The version.
+        label: The version as people write it, for messages.
+        capacity: The most chunks held open at once; the least recently used is let go.
+    """
+
+    def __init__(
+        self, *, store: Store, cache: ChunkCache, manifest: Manifest, label: str, capacity: int
+    ) -> None:
+        self._store = store
+        self._cache = cache
+        self._manifest = manifest
+        self._label = label
+        self._capacity = capacity
+        self._opened: OrderedDict[int, _Opened] = OrderedDict()
+        self._refetched: set[int] = set()
+        self._pid = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open files behind: a reader in another process opens its own."""
+        return self.__dict__ | {"_opened": OrderedDict(), "_refetched": set(), "_pid": -1}
+
+    def read(self, chunk: int, live_row: int) -> Row:
+        """Return label and files of a live row, every byte checked.
+
+        Raises:
+            CorruptError: The chunk is corrupt in the store too: it was fetched again once.
+        """
+        while True:
+            opened = self._open(chunk)
+            row = live_row if opened.live is None else int(opened.live[live_row])
+            what = self.describe_chunk(chunk)
+            try:
+                label = read_label(opened.index, row, opened.tar.read, what=what)
+                return label, read_files(opened.index, row, opened.tar.read, what=what)
+            except CorruptError as error:
+                self._discard(chunk, error)
+
+    def describe(self, chunk: int, live_row: int) -> str:
+        """Return a row as people look for it: key, original files, chunk, dataset and version."""
+        opened = self._open(chunk)
+        row = live_row if opened.live is None else int(opened.live[live_row])
+        files = ", ".join(repr(name) for name in opened.index.file_names(row)) or "no files"
+        return f"sample {opened.index.key(row)!r} ({files}) in {self.describe_chunk(chunk)}"
+
+    def describe_chunk(self, chunk: int) -> str:
+        """Return a chunk as people look for it: the start of its name, dataset and version."""
+        entry = self._manifest.chunks[chunk]
+        suffix = ".tar.zst" if entry.codec == "zstd" else ".tar"
+        return f"chunk {entry.stored[:12]}…{suffix} of {self._label}"
+
+    def fetch(self, chunk: int) -> OpenChunk:
+        """Return the cached tar of a chunk, fetched when missing; the caller closes it."""
+        entry = self._manifest.chunks[chunk]
+        name = self._manifest.chunk_object(entry)
+        return self._cache.open(
+            self._store, name, entry, what=self.describe_chunk(chunk), make_room=self._let_go
+        )
+
+    def fetch_ahead(self, chunk: int) -> OpenChunk:
+        """Return the cached tar of a chunk, from any thread, without waiting where there is no room."""
+        entry = self._manifest.chunks[chunk]
+        name = self._manifest.chunk_object(entry)
+        return self._cache.open(self._store, name, entry, what=self.describe_chunk(chunk), timeout_seconds=0)
+
+    def close(self) -> None:
+        """Let all chunks go."""
+        while self._let_go():
+            pass
+
+    def _open(self, chunk: int) -> _Opened:
+        if self._pid != os.getpid():  # after a fork the parent's files are not ours
+            self._opened, self._refetched, self._pid = OrderedDict(), set(), os.getpid()
+        opened = self._opened.get(chunk)
+        if opened is None:
+            while len(self._opened) >= self._capacity:
+                self._let_go()
+            opened = self._opened[chunk] = self._load(chunk)
+        self._opened.move_to_end(chunk)
+        return opened
+
+    def _load(self, chunk: int) -> _Opened:
+        entry = self._manifest.chunks[chunk]
+        while True:
+            tar = self.fetch(chunk)
+            try:
+                data = self._read_index(tar, chunk)
+                index = decode_index(
+                    data, tar_bytes=entry.tar_bytes, samples=entry.samples, what=self.describe_chunk(chunk)
+                )
+            except CorruptError as error:
+                self._give_back(tar, chunk, error)
+            else:
+                return _Opened(tar, index, entry.live_rows() if entry.dead else None)
+
+    def _read_index(self, tar: OpenChunk, chunk: int) -> bytes:
+        place = self._manifest.chunks[chunk].index
+        if place.tar_offset is not None:
+            data = tar.read(place.tar_offset, place.tar_length)
+        else:
+            data = self._store.read(str(place.object), start=place.offset, length=place.length)
+        if digest_bytes(data) != place.digest:
+            raise CorruptError(f"the index of {self.describe_chunk(chunk)} is not what the manifest says")
+        return data
+
+    def _let_go(self) -> bool:
+        """Close the least recently used chunk; False when none is open."""
+        if not self._opened:
+            return False
+        _, opened = self._opened.popitem(last=False)
+        opened.tar.close()
+        return True
+
+    def _discard(self, chunk: int, error: CorruptError) -> None:
+        opened = self._opened.pop(chunk)
+        self._give_back(opened.tar, chunk, error)
+
+    def _give_back(self, tar: OpenChunk, chunk: int, error: CorruptError) -> None:
+        """Have the cache forget its copy, so that the next open fetches anew; once per chunk and process."""
+        if chunk in self._refetched:
+            tar.close()
+            dataset = self._manifest.dataset
+            raise CorruptError(
+                f'{error} (fetched again once; run "bench-kit verify {dataset} --full")'
+            ) from error
+        self._refetched.add(chunk)
+        self._cache.discard(tar)
+
+
+def check_rows(manifest: Manifest, label: str) -> npt.NDArray[np.int64]:
+    """Return the number of live rows of each chunk, shape (chunks,), int64.
+
+    Raises:
+        DatasetError: There is no live row at all.
+    """
+    rows = np.array([chunk.live for chunk in manifest.chunks], dtype=np.int64)
+    if rows.sum() == 0:
+        raise DatasetError(f"{label} has no samples: every one of its rows is dead; migrate it again")
+    return rows

@@ -1,0 +1,152 @@
+"""The source behind an `IterableChunk`: one version of a dataset, its order, and the samples assigned now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from benchkit.data.catalogue import Version, find_version, open_catalogue, read_manifest
+from benchkit.errors import UsageError
+from benchkit.format.layout import check_dataset_name
+from benchkit.format.manifest import Manifest
+from benchkit.settings import Settings, load_settings
+from benchkit.store.base import Store
+from benchkit.store.local import LocalStore
+from benchkit.store.urls import open_store
+from benchkit.stream.cache import ChunkCache
+from benchkit.stream.order import Order
+from benchkit.stream.reader import ChunkReader, Row, check_rows
+
+SHUFFLED_LANES = 32
+UNSHUFFLED_LANES = 1
+_SPARE_CHUNKS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which samples in which order: the arguments of `IterableChunk`."""
+
+    name: str
+    cloud: bool
+    version: int | None
+    shuffle: bool
+    seed: int
+    open_chunks: int | None
+
+    def __post_init__(self) -> None:
+        check_dataset_name(self.name)
+        if self.version is not None and self.version < 1:
+            raise UsageError(f"version {self.version} of {self.name!r} is less than 1")
+        if self.open_chunks is not None and self.open_chunks < 1:
+            raise UsageError(f"open_chunks {self.open_chunks} is less than 1")
+        if not 0 <= self.seed < 1 << 63:
+            raise UsageError(f"seed {self.seed} is outside 0..2^63 - 1")
+
+    @property
+    def lanes(self) -> int:
+        """The number of lanes that the order interleaves."""
+        return self.open_chunks or (SHUFFLED_LANES if self.shuffle else UNSHUFFLED_LANES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedVersion:
+    """A version that has been looked up: its manifest, its order, and what reads its rows."""
+
+    selection: Selection
+    settings: Settings
+    store: Store
+    version: Version
+    manifest: Manifest
+
+    @cached_property
+    def order(self) -> Order:
+        """The order of its live rows."""
+        selection = self.selection
+        rows = check_rows(self.manifest, self.version.label)
+        return Order(rows=rows, seed=selection.seed, shuffle=selection.shuffle, lanes=selection.lanes)
+
+    @cached_property
+    def cache(self) -> ChunkCache:
+        """The machine's cache."""
+        return ChunkCache(folder=self.settings.cache_dir, limit_bytes=self.settings.cache_limit_bytes)
+
+    @cached_property
+    def reader(self) -> ChunkReader:
+        """The reader of this process."""
+        return ChunkReader(
+            store=self.store,
+            cache=self.cache,
+            manifest=self.manifest,
+            label=self.version.label,
+            capacity=self.selection.lanes + _SPARE_CHUNKS,
+        )
+
+
+def open_version(selection: Selection, *, digest: str | None = None) -> OpenedVersion:
+    """Look up a selection's version: the one with the digest, else the one it names, else the newest.
+
+    Raises:
+        ProjectError: There is no project here.
+        NotFoundError: The store has no such dataset or version.
+    """
+    settings = load_settings()
+    store: Store = open_store(settings.remote_url) if selection.cloud else LocalStore(settings.staging)
+    open_catalogue(store)
+    version = find_version(store, selection.name, number=selection.version, digest=digest)
+    manifest = read_manifest(store, version)
+    return OpenedVersion(
+        selection=selection, settings=settings, store=store, version=version, manifest=manifest
+    )
+
+
+class Source:
+    """The samples that `_data_iterator` is handed; assigned anew for every batch."""
+
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self._opened: OpenedVersion | None = None
+        self._epoch = 0
+        self._positions: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._handed = 0
+
+    def open(self, *, digest: str | None = None) -> OpenedVersion:
+        """Return the version, looked up at the first call; another digest looks it up again."""
+        if self._opened is None or digest not in (None, self._opened.version.digest):
+            self._opened = open_version(self.selection, digest=digest)
+        return self._opened
+
+    @property
+    def total(self) -> int:
+        """The number of samples."""
+        return self.open().order.total
+
+    def assign(self, epoch: int, positions: npt.NDArray[np.int64]) -> None:
+        """Say which positions of which epoch the next `samples()` yields."""
+        self._epoch, self._positions, self._handed = epoch, positions, 0
+
+    @property
+    def handed(self) -> npt.NDArray[np.int64]:
+        """The assigned positions that have been handed out, (n,), int64."""
+        return self._positions[: self._handed]
+
+    def samples(self) -> Iterator[Row]:
+        """Yield label and files of each assigned sample; `handed` grows as they go out."""
+        opened = self.open()
+        chunks, rows = opened.order.locate(self._epoch, self._positions)
+        for chunk, row in zip(chunks.tolist(), rows.tolist(), strict=True):
+            self._handed += 1
+            yield opened.reader.read(chunk, row)
+
+    def rest(self) -> npt.NDArray[np.int64]:
+        """Return the assigned positions that have not been handed out."""
+        return self._positions[self._handed :]
+
+    def describe_last(self) -> str:
+        """Return the sample that was handed out last, as people look for it."""
+        opened = self.open()
+        chunks, rows = opened.order.locate(self._epoch, self.handed[-1:])
+        return opened.reader.describe(int(chunks[0]), int(rows[0]))

@@ -1,0 +1,60 @@
+"""The accelerator: Accelerate's `Accelerator`, made with every argument as it was given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+
+from benchkit.errors import UsageError
+
+
+def get_accelerator(
+    *,
+    split_batches: bool = False,
+    log_with: Any = None,
+    even_batches: bool = True,
+    step_scheduler_with_optimizer: bool = True,
+    dynamo_backend: str | None = None,
+    gradient_accumulation_steps: int = 1,
+    mixed_precision: str | None = None,
+    cpu: bool = False,
+    rng_types: list[str] | None = None,
+    kwargs_handlers: list[Any] | None = None,
+) -> Accelerator:
+    """Return an `accelerate.Accelerator`; its `prepare` leaves the project's loaders as they are.
+
+    Args:
+        split_batches: Has no effect on the project's loaders, whose batch size is per process; True is
+            refused where several processes run, since it would promise otherwise.
+        log_with: A tracker, its name, or a list of these.
+        even_batches: Has no effect on the project's loaders, which give every rank as many batches.
+        step_scheduler_with_optimizer: Whether the learning rate scheduler steps with the optimizer.
+        dynamo_backend: Backend of `torch.compile`, None for none.
+        gradient_accumulation_steps: Batches per optimizer step.
+        mixed_precision: `no`, `fp16`, `bf16` or `fp8`; None takes the launcher's.
+        cpu: True stays on the CPU where there is a GPU.
+        rng_types: Random generators that Accelerate synchronizes at the start of its own loaders.
+        kwargs_handlers: Accelerate's own option objects.
+
+    Raises:
+        UsageError: `split_batches` is True and there are several processes.
+    """
+    accelerator = Accelerator(
+        dataloader_config=DataLoaderConfiguration(split_batches=split_batches, even_batches=even_batches),
+        log_with=log_with,
+        step_scheduler_with_optimizer=step_scheduler_with_optimizer,
+        dynamo_backend=dynamo_backend,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        mixed_precision=mixed_precision,
+        cpu=cpu,
+        rng_types=rng_types,
+        kwargs_handlers=kwargs_handlers,
+    )
+    if split_batches and accelerator.num_processes > 1:
+        raise UsageError(
+            "split_batches=True has no effect on Bench-Kit's loaders, whose batch_size is per process: "
+            f"leave it out, and divide the batch size by the {accelerator.num_processes} processes"
+        )
+    return accelerator
