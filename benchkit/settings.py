@@ -101,25 +101,31 @@ def load_settings(project: Path | None = None) -> Settings:
             )
     cache = tables.get("cache", {})
     folder = os.environ.get("BENCHKIT_CACHE_DIR") or cache.get("dir")
+    limit = _limit_from_environment()
     return Settings(
         project=project,
         project_id=values["id"],
         remote=os.environ.get("BENCHKIT_REMOTE") or values["remote"],
         cache_dir=project / Path(folder).expanduser() if folder else _default_cache_dir(),
-        cache_limit_bytes=_limit_from_environment() or cache.get("limit_bytes", DEFAULT_CACHE_LIMIT_BYTES),
+        cache_limit_bytes=cache.get("limit_bytes", DEFAULT_CACHE_LIMIT_BYTES) if limit is None else limit,
     )
 
 
 def read_world() -> tuple[int, int] | None:
     """Return rank and number of processes as launchers set them (RANK, WORLD_SIZE), or None."""
     rank, world = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
-    return (int(rank), int(world)) if rank.isdigit() and world.isdigit() else None
+    return (int(rank), int(world)) if rank.isdecimal() and world.isdecimal() else None
 
 
 def read_local_world() -> int:
     """Return the number of training processes on this machine (LOCAL_WORLD_SIZE), 1 where it is not set."""
     local = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return int(local) if local.isdigit() and int(local) > 0 else 1
+    return int(local) if local.isdecimal() and int(local) > 0 else 1
+
+
+def use_project(project: Path) -> None:
+    """Make the project the current one, for this process and those it starts."""
+    os.environ["BENCHKIT_PROJECT"] = str(project)
 
 
 def child_environment(variables: dict[str, str], *, defaults: dict[str, str]) -> dict[str, str]:
@@ -153,7 +159,7 @@ def _limit_from_environment() -> int | None:
     text = os.environ.get("BENCHKIT_CACHE_LIMIT_BYTES")
     if not text:
         return None
-    if not text.isdigit():
+    if not text.isdecimal():
         raise ProjectError(f"BENCHKIT_CACHE_LIMIT_BYTES is {text!r}, not a number of bytes")
     return int(text)
 

@@ -13,7 +13,9 @@ from Models.ProjectModels import DigitNet
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=8, help="passes over the training data")
     parser.add_argument("--batch-size", type=int, default=32, help="samples in a batch of one process")
     parser.add_argument("--workers", type=int, default=2, help="loading processes of each training process")
@@ -47,9 +49,9 @@ def validate(accelerator, loader, model) -> float:
     for labels, images in loader:
         guesses = model(images).argmax(dim=1)
         # Brings the rows of all processes together, without those that only fill up the last batch.
-        guesses, labels = accelerator.gather_for_metrics((guesses, labels))
-        right += (guesses == labels).sum().item()
-        total += len(labels)
+        guesses, answers = accelerator.gather_for_metrics((guesses, labels))
+        right += (guesses == answers).sum().item()
+        total += len(answers)
     return right / total
 
 
@@ -66,17 +68,15 @@ def main() -> None:
     model = DigitNet()
     loss_fn = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=arguments.lr)
-    model, loss_fn, optimizer, train_loader, val_loader = accelerator.prepare(
-        model, loss_fn, optimizer, train_loader, val_loader
+    model, optimizer, train_loader, val_loader = accelerator.prepare(
+        model, optimizer, train_loader, val_loader
     )
 
     accelerator.print(f"processes: {accelerator.num_processes}, device: {accelerator.device}")
     for epoch in range(1, arguments.epochs + 1):
         loss, rate = train_one_epoch(accelerator, train_loader, model, loss_fn, optimizer)
         accuracy = validate(accelerator, val_loader, model)
-        accelerator.print(
-            f"epoch {epoch}: loss {loss:.3f}, accuracy {accuracy:.1%}, {rate:,.0f} samples/s"
-        )
+        accelerator.print(f"epoch {epoch}: loss {loss:.3f}, accuracy {accuracy:.1%}, {rate:,.0f} samples/s")
         wipe_temp(accelerator)
     accelerator.end_training()
 

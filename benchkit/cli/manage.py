@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from benchkit.cli.app import make_app, run
-from benchkit.cli.commands import train
+from benchkit.cli.commands import migrate_data, train
 
 app = make_app("Pack, test and upload this project's datasets, and train on them.")
+app.command("migrate-data", epilog=migrate_data.EXAMPLE)(migrate_data.migrate_data)
 app.command("train", epilog=train.EXAMPLE, context_settings={"ignore_unknown_options": True})(train.train)
 
 

@@ -60,6 +60,47 @@ def list_versions(store: Store, dataset: str) -> list[Version]:
     return [versions[number] for number in sorted(versions)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionSummary:
+    """What `show-ds` shows of a version.
+
+    Attributes:
+        version: Which one.
+        samples: Live samples.
+        chunks: Chunks.
+        stored_bytes: Their sizes as stored.
+        shared_bytes: Those of the chunks that an earlier version of the dataset has too.
+    """
+
+    version: Version
+    samples: int
+    chunks: int
+    stored_bytes: int
+    shared_bytes: int
+
+
+def list_summaries(store: Store) -> list[VersionSummary]:
+    """Return a summary of every version in the store, by dataset and number."""
+    summaries = []
+    for dataset in list_datasets(store):
+        earlier: set[str] = set()
+        for version in list_versions(store, dataset):
+            manifest = read_manifest(store, version)
+            objects = dict(manifest.objects())
+            shared = sum(size for name, size in objects.items() if name in earlier)
+            summaries.append(
+                VersionSummary(
+                    version=version,
+                    samples=manifest.samples,
+                    chunks=len(objects),
+                    stored_bytes=sum(objects.values()),
+                    shared_bytes=shared,
+                )
+            )
+            earlier |= objects.keys()
+    return summaries
+
+
 def find_version(
     store: Store, dataset: str, *, number: int | None = None, digest: str | None = None
 ) -> Version:

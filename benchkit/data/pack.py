@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from benchkit.data.catalogue import Version, open_catalogue, publish
 from benchkit.data.journal import Journal, Segment
-from benchkit.data.plan import CHUNK_OVERHEAD, PROBED_LABELS, choose_allowance, cut
+from benchkit.data.memory import give_back
+from benchkit.data.plan import PROBED_SAMPLES, Plan, choose_allowance, make_plan
 from benchkit.data.processor import ProcessorDataset
 from benchkit.data.samples import Samples
 from benchkit.data.segments import PackedSegment, PackJob, SegmentTask, measure_overhead, pack_segment
@@ -34,7 +33,9 @@ from benchkit.format.manifest import Manifest
 from benchkit.store.local import LocalStore
 
 CHUNK_BYTES = 32 << 20
-JOURNAL_FOLDER = ".journal"
+JOURNAL_FOLDER = Path(".benchkit") / "journal"
+"""Below the project folder: nothing in staging is anything but an object of the store."""
+
 _SEGMENT_FORMAT = 1
 """Part of a segment's digest: raised when packing would write other chunks from the same samples."""
 
@@ -102,7 +103,7 @@ def pack(
         dataset: Says what the samples are.
         name: Name of the dataset.
         staging: Where chunks, manifest and journal go.
-        project: The folder that default keys are relative to.
+        project: The project folder: default keys are relative to it, and the journal lies in it.
         chunk_bytes: The size of a chunk before compression; a sample that is larger has a chunk of its own.
         codec: `auto` compresses a chunk where that pays.
         workers: How many processes; None is one for each core. The output is the same for any number.
@@ -128,11 +129,12 @@ def pack(
     open_catalogue(staging, create=True)
     staging.sweep()
     job = PackJob(samples=samples, name=name, staging=staging, chunk_bytes=chunk_bytes, codec=codec)
-    with Journal(staging.root / JOURNAL_FOLDER / f"{name}.jsonl", name) as journal:
+    with Journal(project / JOURNAL_FOLDER / f"{name}.jsonl", name) as journal:
         with WorkerPool(job, workers=workers or os.cpu_count() or 1) as pool:
             packing = _Packing(job, pool, on_progress or (lambda _: None))
-            walk = packing.walk(count)
-            segments = packing.write(walk, packing.plan(walk), journal)
+            plan = packing.plan(packing.walk(count))
+            give_back()
+            segments = packing.write(plan, journal)
         chunks = tuple(chunk for segment in segments for chunk in segment.segment.chunks)
         manifest = Manifest(dataset=name, chunk_bytes=chunk_bytes, codec=codec, chunks=chunks)
         version, new = publish(staging, manifest)
@@ -170,40 +172,28 @@ class _Packing:
             self._tell("walk", samples, count, source_bytes, 0)
         return builder.finish(self._job.samples)
 
-    def plan(self, walk: Walk) -> list[range]:
-        """Return the segments as ranges of the written order."""
-        probed = self._pool.run(measure_overhead, walk.order[:PROBED_LABELS].tolist())
-        expected = walk.sizes[walk.order]
-        expected += np.uint64(choose_allowance(list(probed)))
-        return cut(expected, chunk_bytes=max(1, self._job.chunk_bytes - CHUNK_OVERHEAD))
+    def plan(self, walk: Walk) -> Plan:
+        """Return what goes where; the labels of some samples tell how much room labels need."""
+        probed = self._pool.run(measure_overhead, walk.order[:PROBED_SAMPLES].tolist())
+        return make_plan(
+            walk,
+            allowance=choose_allowance(list(probed)),
+            chunk_bytes=self._job.chunk_bytes,
+            options=_digest_options(self._job),
+        )
 
-    def write(self, walk: Walk, plan: list[range], journal: Journal) -> list[PackedSegment]:
+    def write(self, plan: Plan, journal: Journal) -> list[PackedSegment]:
         """Return the packed segments in written order, each in the journal as soon as it is finished."""
         packed: dict[int, PackedSegment] = {}
         samples, source_bytes = 0, 0
-        for segment in self._pool.run(pack_segment, self._tasks(walk, plan, journal.read())):
+        for segment in self._pool.run(pack_segment, _list_tasks(plan, journal.read())):
             if not segment.kept:
                 journal.append(segment.segment)
             packed[segment.number] = segment
             samples += segment.samples
             source_bytes += segment.source_bytes
-            self._tell("pack", samples, len(walk.order), source_bytes, walk.source_bytes)
-        return [packed[number] for number in range(len(plan))]
-
-    def _tasks(self, walk: Walk, plan: list[range], known: dict[str, Segment]) -> Iterator[SegmentTask]:
-        options = _describe_options(self._job)
-        for number, part in enumerate(plan):
-            indices = walk.order[part.start : part.stop]
-            digests = walk.digests[indices].tobytes()
-            segment = digest_bytes(options + digests)
-            yield SegmentTask(
-                number=number,
-                segment=segment,
-                indices=indices,
-                repeats=walk.repeats[indices],
-                digests=digests,
-                known=known.get(segment),
-            )
+            self._tell("pack", samples, len(plan.order), source_bytes, plan.source_bytes)
+        return [packed[number] for number in range(len(plan.segments))]
 
     def _tell(
         self, stage: Literal["walk", "pack"], samples: int, total: int, done_bytes: int, total_bytes: int
@@ -219,8 +209,21 @@ def _walk_range(job: PackJob, indices: range) -> WalkedRange:
     return walk_range(job.samples, indices)
 
 
-def _describe_options(job: PackJob) -> bytes:
-    """Return all that decides, beside the samples themselves, what their chunks are; 64 bytes."""
+def _list_tasks(plan: Plan, known: dict[str, Segment]) -> Iterator[SegmentTask]:
+    for number, segment in enumerate(plan.segments):
+        indices = plan.order[segment.start : segment.stop]
+        yield SegmentTask(
+            number=number,
+            segment=segment.digest,
+            indices=indices,
+            repeats=plan.repeats[indices],
+            checks=plan.checks[segment.start : segment.stop],
+            known=known.get(segment.digest),
+        )
+
+
+def _digest_options(job: PackJob) -> bytes:
+    """Return the digest of all that decides, beside the samples themselves, what their chunks are."""
     options = [
         _SEGMENT_FORMAT,
         INDEX_FORMAT,

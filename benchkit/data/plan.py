@@ -1,56 +1,80 @@
-"""The plan: which samples go into which segment, a pure function of keys and sizes.
+"""The plan: which samples go into which segment, a pure function of what the walk found.
 
-Samples are laid down in a seeded shuffle of their keys, so that neighbours in a chunk are unrelated whatever
-the order of the indices; the sequence is cut into segments of about the chunk size by what is known before a
-file is read. A worker writes a segment as one chunk, or as several where the labels need more room.
+The samples in written order are cut into segments of about the chunk size by what is known before a file is
+read. A worker writes a segment as one chunk, or as several where the labels need more room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from benchkit.format import tar
-from benchkit.format.chunk import sample_bytes
-from benchkit.format.labels import EncodedLabel
+from benchkit.data.sizes import CHUNK_OVERHEAD
+from benchkit.data.walk import Walk
+from benchkit.format.digests import digest_bytes
 from benchkit.format.manifest import MAX_CHUNK_SAMPLES
 
-SEED = 0x9E3779B97F4A7C15
-"""Makes the written order another one than that of the digests themselves."""
+PROBED_SAMPLES = 64
+"""How many samples' labels are looked at to choose the allowance."""
 
-CHUNK_OVERHEAD = 4096
-"""Room in a chunk for the index's own header, the kinds of its labels, and the end of the tar."""
-
-PROBED_LABELS = 64
 _ALLOWANCE_STEP = 256
 
 
-def file_bytes(size: int) -> int:
-    """Return the bytes that a file of this size takes in a tar."""
-    return tar.BLOCK + tar.padded(size)
+@dataclass(frozen=True, slots=True)
+class PlannedSegment:
+    """A segment: positions `start` to `stop` of the written order, and the digest of options and keys."""
+
+    start: int
+    stop: int
+    digest: str
 
 
-def overhead_bytes(key: bytes, names: Sequence[bytes], label: EncodedLabel) -> int:
-    """Return the bytes that a sample takes in a chunk beside its files: label, and row of the index."""
-    members = len(names) + 1 + len(label.arrays)
-    return sample_bytes((), label) + 24 * members + 20 + len(key) + 8 * len(names) + sum(map(len, names))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What goes where, in at most 12 bytes a sample.
+
+    Attributes:
+        order: The samples in written order, uint32, shape (N,).
+        checks: The first 4 bytes of each key's digest in that order, uint32, shape (N,).
+        repeats: How many samples before each have the same default key, by index, uint32, shape (N,).
+        segments: The segments in written order.
+        source_bytes: The sizes of all files together.
+    """
+
+    order: npt.NDArray[np.uint32]
+    checks: npt.NDArray[np.uint32]
+    repeats: npt.NDArray[np.uint32]
+    segments: tuple[PlannedSegment, ...]
+    source_bytes: int
 
 
-def shuffle(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
-    """Return the samples in written order: sorted by a mix of key digest and a fixed seed.
-
-    The order of the indices does not matter, except for samples of one and the same digest.
+def make_plan(walk: Walk, *, allowance: int, chunk_bytes: int, options: bytes) -> Plan:
+    """Return the plan of what a walk found.
 
     Args:
-        digests: The keys' digests, uint8, shape (N, 16).
-
-    Returns:
-        Indices, uint32, shape (N,).
+        walk: The samples.
+        allowance: Bytes that a sample is expected to take beside its files.
+        chunk_bytes: The size of a chunk.
+        options: Digest of all that decides, beside the samples, what their chunks are.
     """
-    words = digests.view("<u8")
-    return np.lexsort((words[:, 1], _mix(words[:, 0]))).astype(np.uint32)
+    expected = walk.sizes[walk.order]
+    expected += np.uint64(allowance)
+    segments = tuple(
+        PlannedSegment(
+            part.start, part.stop, digest_bytes(options + walk.digests[walk.order[part]].tobytes())
+        )
+        for part in cut(expected, chunk_bytes=max(1, chunk_bytes - CHUNK_OVERHEAD))
+    )
+    return Plan(
+        order=walk.order,
+        checks=walk.digests.view("<u4")[walk.order, 0],
+        repeats=walk.repeats,
+        segments=segments,
+        source_bytes=walk.source_bytes,
+    )
 
 
 def choose_allowance(overheads: Sequence[int]) -> int:
@@ -65,8 +89,8 @@ def choose_allowance(overheads: Sequence[int]) -> int:
 
 def cut(
     sizes: npt.NDArray[np.uint64], *, chunk_bytes: int, max_samples: int = MAX_CHUNK_SAMPLES
-) -> list[range]:
-    """Return the segments of a sequence of samples: as many in each as fit, at least one.
+) -> Iterator[slice]:
+    """Yield the segments of a sequence of samples: as many in each as fit, at least one.
 
     Args:
         sizes: Bytes that each sample is expected to take, in written order, uint64, shape (N,).
@@ -74,22 +98,9 @@ def cut(
         max_samples: How many samples a segment has at most.
     """
     ends = np.cumsum(sizes, dtype=np.uint64)
-    segments: list[range] = []
     start, before = 0, 0
     while start < len(sizes):
         fit = int(np.searchsorted(ends, np.uint64(before + chunk_bytes), side="right"))
         stop = min(max(fit, start + 1), start + max_samples)
-        segments.append(range(start, stop))
+        yield slice(start, stop)
         start, before = stop, int(ends[stop - 1])
-    return segments
-
-
-def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return the words mixed with the seed: SplitMix64's finalizer (Steele, Lea, Flood 2014), a bijection."""
-    mixed: npt.NDArray[np.uint64] = words ^ np.uint64(SEED)
-    mixed ^= mixed >> np.uint64(30)
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    mixed ^= mixed >> np.uint64(27)
-    mixed *= np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
-    return mixed

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchkit.data.journal import Segment
-from benchkit.data.plan import CHUNK_OVERHEAD, file_bytes, overhead_bytes
 from benchkit.data.samples import Samples
+from benchkit.data.sizes import CHUNK_OVERHEAD, file_bytes, overhead_bytes
 from benchkit.data.sources import FileFacts, open_source, source_name, stat_source
 from benchkit.data.staged import StagedLabels, staged_index
 from benchkit.errors import SampleError
@@ -54,7 +54,7 @@ class SegmentTask:
         segment: Digest of the options and of its keys.
         indices: Its samples in written order, uint32, shape (n,).
         repeats: How often their default keys came before, uint32, shape (n,).
-        digests: Their keys' digests as the walk found them, 16 bytes each.
+        checks: The first 4 bytes of their keys' digests as the walk found them, uint32, shape (n,).
         known: What the journal says of this segment, if anything.
     """
 
@@ -62,7 +62,7 @@ class SegmentTask:
     segment: str
     indices: npt.NDArray[np.uint32]
     repeats: npt.NDArray[np.uint32]
-    digests: bytes
+    checks: npt.NDArray[np.uint32]
     known: Segment | None
 
 
@@ -139,25 +139,26 @@ class _RowReader:
     def rows(self) -> Iterator[_Row]:
         """Yield the samples in written order, each once."""
         for index, key, paths in _list_rows(self._samples, self._task):
-            files, at_once = [], 4 * AT_ONCE_BYTES
+            files, at_once, size = [], 4 * AT_ONCE_BYTES, 0
             for path in paths:
                 file, facts = open_source(index, path, at_once=min(at_once, AT_ONCE_BYTES))
                 at_once -= file.size
+                size += file_bytes(file.size)
                 _digest_facts(self.sources, path, facts)
                 self.source_bytes += file.size
                 files.append(file)
             label = self._samples.label(index)
-            size = overhead_bytes(key, [file.name for file in files], label)
-            size += sum(file_bytes(file.size) for file in files)
+            size += overhead_bytes(key, [file.name for file in files], label)
             yield _Row(key, files, label, size)
 
 
 def _list_rows(samples: Samples, task: SegmentTask) -> Iterator[tuple[int, bytes, Sequence[str]]]:
     """Yield index, key and paths of the segment's samples, which must be those of the walk."""
-    for row, (index, repeat) in enumerate(zip(task.indices.tolist(), task.repeats.tolist(), strict=True)):
+    columns = (task.indices.tolist(), task.repeats.tolist(), task.checks.tolist())
+    for index, repeat, check in zip(*columns, strict=True):
         paths = samples.paths(index)
         key = samples.key(index, paths, repeat)
-        if digest_key(key) != task.digests[16 * row : 16 * row + 16]:
+        if int.from_bytes(digest_key(key)[:4], "little") != check:
             raise SampleError(
                 f"sample {index}: its key is now {key.decode('utf-8', 'replace')!r:.200} and was another one "
                 "before: get_file and get_key must return the same whenever they are called"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from benchkit.errors import SampleError
 from benchkit.format.chunk import SourceFile
@@ -17,8 +17,7 @@ BLOCK_BYTES = 1 << 20
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class FileFacts:
+class FileFacts(NamedTuple):
     """What the file system says of a file: its size in bytes and when it was last written, in ns."""
 
     size: int

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from benchkit.data.plan import file_bytes, shuffle
 from benchkit.data.samples import Samples
+from benchkit.data.shuffle import shuffle
+from benchkit.data.sizes import file_bytes
 from benchkit.data.sources import source_name, stat_source
 from benchkit.errors import SampleError
 from benchkit.format.digests import digest_key
@@ -109,12 +110,12 @@ class WalkBuilder:
         repeated = _find_repeats(self._digests, order)
         if len(repeated):
             if samples.own_keys:
-                raise _clash(samples, int(repeated[0, 0]), int(repeated[0, 1]))
+                raise _clash(samples, repeats, repeated[0])
             _number_repeats(samples, self._digests, repeats, repeated)
             order = shuffle(self._digests)
             repeated = _find_repeats(self._digests, order)
             if len(repeated):
-                raise _clash(samples, int(repeated[0, 0]), int(repeated[0, 1]))
+                raise _clash(samples, repeats, repeated[0])
         return Walk(
             digests=self._digests,
             sizes=self._sizes,
@@ -149,9 +150,9 @@ def _number_repeats(
         digests[index] = np.frombuffer(digest_key(key), dtype=np.uint8)
 
 
-def _clash(samples: Samples, first: int, second: int) -> SampleError:
-    first, second = sorted((first, second))
-    key = samples.key(second, samples.paths(second)).decode("utf-8", "replace")
+def _clash(samples: Samples, repeats: npt.NDArray[np.uint32], pair: npt.NDArray[np.uint32]) -> SampleError:
+    first, second = sorted(pair.tolist())
+    key = samples.key(first, samples.paths(first), int(repeats[first])).decode("utf-8", "replace")
     advice = (
         "get_key must give every sample a key of its own"
         if samples.own_keys

@@ -19,6 +19,7 @@ from multiprocessing import connection
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from benchkit.data.memory import keep_no_large_blocks
 from benchkit.errors import StallError
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ _Shared = TypeVar("_Shared")
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
-_TASKS_PER_WORKER = 2
-"""How many tasks are handed out ahead: one to work on, one to go on with."""
+_TASKS_AHEAD = 1
+"""How many tasks wait for the next worker that is free; the memory of all those handed out counts."""
 
 _shared: Any = None
 """In a worker process, what its pool shares: handed over once, not with every task."""
@@ -83,7 +84,7 @@ class WorkerPool(Generic[_Shared]):
         running: dict[Future[_Result], int] = {}
         failed: dict[int, Future[_Result]] = {}
         while True:
-            while not failed and len(running) < _TASKS_PER_WORKER * self._workers:
+            while not failed and len(running) < self._workers + _TASKS_AHEAD:
                 number, task = next(numbered, (-1, None))
                 if task is None:
                     break
@@ -116,6 +117,7 @@ def _start_worker(shared: Any) -> None:
     """Prepare a worker process."""
     global _shared  # noqa: PLW0603
     _shared = shared
+    keep_no_large_blocks()
     gc.freeze()  # the collector would write into every inherited object, and so copy the parent's memory
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch = sys.modules.get("torch")

@@ -51,16 +51,23 @@ def decode_array(data: bytes, *, what: str) -> npt.NDArray[Any]:
     Raises:
         FormatError: The bytes are not as `encode_array` writes them.
     """
-    start = 10 + int.from_bytes(data[8:10], "little")
     try:
-        dtype, shape = _parse_header(data[:start])
-        size = math.prod(shape) * dtype.itemsize
-        array = np.ndarray(shape, dtype, buffer=data, offset=start) if len(data) - start == size else None
+        array = _parse(data)
     except (ValueError, TypeError, SyntaxError, IndexError, OverflowError, MemoryError) as error:
         raise FormatError(f"{what} is no array: {error}") from error
-    if array is None:
-        raise FormatError(f"{what} is no array: it has {len(data) - start} bytes of items, expected {size}")
-    return array.copy()
+    copy: npt.NDArray[Any] = array.copy()
+    return copy
+
+
+def _parse(data: bytes) -> npt.NDArray[Any]:
+    """Return a read-only array over the bytes."""
+    start = 10 + int.from_bytes(data[8:10], "little")
+    dtype, shape = _parse_header(data[:start])
+    size = math.prod(shape) * dtype.itemsize
+    if len(data) - start != size:
+        raise ValueError(f"it has {len(data) - start} bytes of items, expected {size}")
+    array: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer=data, offset=start)
+    return array
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:

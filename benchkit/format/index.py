@@ -14,6 +14,7 @@ the label's text, then the label's arrays:
 
 from __future__ import annotations
 
+import json
 from array import array
 from dataclasses import dataclass
 from typing import Any
@@ -21,13 +22,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchkit.errors import FormatError
+from benchkit.errors import DatasetError, FormatError
 from benchkit.format import canonical
-from benchkit.format.labels import check_kind
+from benchkit.format.kinds import check_kind
 from benchkit.format.tables import decode_table, encode_table
 
 INDEX_FORMAT = 1
 INDEX_NAME = b"__benchkit__/index.safetensors"
+
+# One level of a label is at most three of JSON: the kind, its list of pairs, and the pair.
+_MAX_METADATA_DEPTH = 3 * canonical.MAX_DEPTH + 3
 
 _DTYPES = {
     "member_offset": ("<u4", "<u8"), "member_size": ("<u4", "<u8"), "member_checksum": ("<u8",),
@@ -35,6 +39,7 @@ _DTYPES = {
     "key_end": ("<u4",), "name_end": ("<u4",), "keys": ("|u1",), "names": ("|u1",),
 }  # fmt: skip
 _FORBIDDEN = frozenset([*range(32), 127, ord("/")])
+_FORBIDDEN_BYTES = np.array(sorted(_FORBIDDEN), dtype=np.uint8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +113,11 @@ class IndexBuilder:
         self._kind.append(self._kinds.setdefault(canonical.encode(kind), len(self._kinds)))
 
     def encode(self) -> bytes:
-        """Return the index as it stands in the chunk."""
+        """Return the index as it stands in the chunk.
+
+        Raises:
+            DatasetError: The kinds of its labels are too many for an index.
+        """
         arrays = {
             "member_offset": self._members[0],
             "member_size": self._members[1],
@@ -121,10 +130,16 @@ class IndexBuilder:
             "keys": np.frombuffer(self._keys, dtype=np.uint8),
             "names": np.frombuffer(self._names, dtype=np.uint8),
         }
-        kinds = [canonical.decode(kind, what="a kind", max_bytes=len(kind)) for kind in self._kinds]
+        kinds = [json.loads(kind) for kind in self._kinds]
         metadata = {"benchkit": "index", "format": INDEX_FORMAT, "kinds": kinds}
         typed = {name: _narrow(values, _DTYPES[name]) for name, values in arrays.items()}
-        return encode_table(typed, metadata)
+        try:
+            return encode_table(typed, metadata)
+        except ValueError as error:
+            raise DatasetError(
+                f"the labels of {self.samples} samples have {len(kinds)} combinations of types, too many for "
+                f"the index of a chunk ({error}): use smaller chunks, or labels that are more alike"
+            ) from error
 
 
 def decode_index(data: bytes, *, tar_bytes: int, samples: int, what: str) -> ChunkIndex:
@@ -140,16 +155,16 @@ def decode_index(data: bytes, *, tar_bytes: int, samples: int, what: str) -> Chu
         FormatError: A newer format, or numbers that do not fit each other or the tar.
     """
     what = f"the index of {what}"
-    arrays, metadata = decode_table(data, what=what)
+    arrays, metadata = decode_table(data, what=what, max_depth=_MAX_METADATA_DEPTH)
     if not isinstance(metadata, dict) or metadata.get("benchkit") != "index":
         raise FormatError(f"{what} is not this project's")
-    if metadata.get("format") != INDEX_FORMAT:
+    if type(metadata.get("format")) is not int or metadata["format"] != INDEX_FORMAT:
         raise FormatError(f"{what} has format {metadata.get('format')!r:.60}: upgrade benchkit")
     kinds = metadata.get("kinds")
     known = set(metadata) == {"benchkit", "format", "kinds"} and set(arrays) == set(_DTYPES)
     if not known or not isinstance(kinds, list):
         raise FormatError(f"{what} has other parts than this benchkit knows: upgrade benchkit")
-    if any(values.dtype.str not in _DTYPES[name] or values.ndim != 1 for name, values in arrays.items()):
+    if any(values.dtype.str not in _DTYPES[name] for name, values in arrays.items()):
         raise FormatError(f"{what} has an array of the wrong type")
     for kind in kinds:
         check_kind(kind, what=what)
@@ -173,23 +188,28 @@ def _find_problem(index: ChunkIndex, tar_bytes: int) -> str | None:
         return "its samples do not divide its members"
     if not _ends(index.key_end, len(index.keys)) or not _ends(index.name_end, len(index.names)):
         return "its keys or names do not divide their bytes"
-    if (
-        members
-        and max(index.member_size.max(), index.member_offset.max(), _member_ends(index).max()) > tar_bytes
-    ):
-        return "a member lies behind the end of the tar"
     counts = np.diff(index.sample_member.astype(np.int64)) - np.diff(index.sample_file.astype(np.int64))
     if samples and (counts.min() < 1 or index.kind.max() >= len(index.kinds)):
         return "a sample has no label"
-    empty = files and np.diff(index.name_end, prepend=np.uint32(0)).min() == 0
-    if empty or np.isin(index.names, np.array(sorted(_FORBIDDEN), dtype=np.uint8)).any():
-        return "a file name is empty, or has a separator or a control character"
+    if np.isin(index.names, _FORBIDDEN_BYTES).any() or _has_dot_names(index):
+        return "a file name is empty, is . or .., or has a separator or a control character"
+    return _find_stray_member(index, tar_bytes) if members else None
+
+
+def _find_stray_member(index: ChunkIndex, tar_bytes: int) -> str | None:
+    if max(index.member_size.max(), index.member_offset.max()) > tar_bytes:
+        return "a member lies behind the end of the tar"
+    ends = index.member_offset.astype(np.uint64) + index.member_size.astype(np.uint64)
+    if ends.max() > tar_bytes:
+        return "a member ends behind the end of the tar"
+    if index.member_size.sum(dtype=np.float64) > tar_bytes:  # exact up to 2^53
+        return "its members have more bytes together than the tar"
     return None
 
 
 def is_file_name(name: bytes) -> bool:
-    """Return whether the bytes can be an original file name: no separator, no control character."""
-    return bool(name) and not _FORBIDDEN.intersection(name)
+    """Return whether the bytes can be an original file name: one component without control characters."""
+    return name not in (b"", b".", b"..") and not _FORBIDDEN.intersection(name)
 
 
 def _narrow(values: Any, dtypes: tuple[str, ...]) -> npt.NDArray[Any]:
@@ -199,8 +219,11 @@ def _narrow(values: Any, dtypes: tuple[str, ...]) -> npt.NDArray[Any]:
     return wide.astype(dtypes[0]) if fits else wide
 
 
-def _member_ends(index: ChunkIndex) -> npt.NDArray[np.uint64]:
-    return index.member_offset.astype(np.uint64) + index.member_size.astype(np.uint64)
+def _has_dot_names(index: ChunkIndex) -> bool:
+    """Return whether a file name is empty, `.` or `..`: as long as it has dots, and those are at most two."""
+    ends = np.concatenate([[0], index.name_end]).astype(np.int64)
+    dots = np.concatenate([[0], np.cumsum(index.names == ord("."))])[ends]
+    return bool(((np.diff(ends) == np.diff(dots)) & (np.diff(ends) <= 2)).any())
 
 
 def _divides(starts: npt.NDArray[np.uint32], total: int) -> bool:

@@ -7,8 +7,8 @@ Kinds follow types, not values, so they are few; a chunk stores each once. A kin
     "float"                      a float: a number, or the text "NaN", "Infinity" or "-Infinity"
     "array"                      a numpy.ndarray: null in the text, the array in the next member
     "scalar"                     a NumPy scalar: null in the text, a 0-d array in the next member
-    {"scalar": dtype}            a NumPy bool, integer, float up to 64 bits, str or bytes: its value in the text
-                                 (a float as above, bytes as Latin-1)
+    {"scalar": dtype}            a NumPy bool, integer, float of at most 64 bits, str or bytes: its value in
+                                 the text (a float as above, bytes as Latin-1)
     {"tensor": dtype}            a torch.Tensor: null in the text, its values (or bits) in the next member
     {"list": K}, {"tuple": K}    K is one kind for all items, or a list of kinds, one for each
     {"dict": K}, {"int_dict": K} all keys are str, or all int; K is one kind for all values

@@ -216,8 +216,8 @@ def _decode(value: Any, kind: Any, next_array: Callable[[], bytes], what: str) -
         return value
     if kind == "float":
         return _float_of(value, "float", what)
-    name, inner = (kind, None) if isinstance(kind, str) else next(iter(kind.items()))
-    if name == "scalar" and inner is not None:
+    name, inner = (kind, "") if isinstance(kind, str) else next(iter(kind.items()))
+    if name == "scalar" and inner:
         return _scalar_of(value, inner, what)
     if name in ("list", "tuple"):
         return _decode_items(value, name, inner, next_array, what)
@@ -281,7 +281,7 @@ def _fits(value: Any, dtype: str, letter: str) -> bool:
     """Return whether a NumPy scalar of the dtype holds the value exactly."""
     if letter == "f":
         with np.errstate(over="ignore"):
-            return math.isnan(value) or bool(np.dtype(dtype).type(value) == value)
+            return math.isnan(value) or float(np.dtype(dtype).type(value)) == value
     if letter in "US":
         return type(value) is str and (letter == "U" or max(value, default="") <= "\xff")
     if letter == "b":

@@ -7,7 +7,6 @@ stands. Its own digest is part of its object name, so a flipped byte is noticed 
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -17,12 +16,14 @@ import numpy.typing as npt
 
 from benchkit.errors import CorruptError, FormatError
 from benchkit.format import canonical
-from benchkit.format.digests import digest_bytes, is_digest
-from benchkit.format.layout import check_dataset_name, chunk_name
+from benchkit.format.digests import digest_bytes
+from benchkit.format.fields import Fields
+from benchkit.format.layout import chunk_name, dataset_prefix, is_object_name
 
 MANIFEST_FORMAT = 1
 MAX_MANIFEST_BYTES = 256 << 20
 MAX_CHUNK_SAMPLES = 65_536
+MAX_LIBRARY_CHARACTERS = 100
 
 CodecName = Literal["none", "zstd"]
 
@@ -131,8 +132,14 @@ class Manifest:
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """Return the manifest as canonical JSON; equal manifests give equal bytes."""
-    return canonical.encode(
+    """Return the manifest as canonical JSON; equal manifests give equal bytes.
+
+    Raises:
+        FormatError: It is longer than a reader takes, or has an entry that a reader refuses.
+    """
+    for number, chunk in enumerate(manifest.chunks):
+        _check_chunk(chunk, manifest.dataset, f"chunk {number} of the manifest of {manifest.dataset}")
+    data = canonical.encode(
         {
             "benchkit": "manifest",
             "format": MANIFEST_FORMAT,
@@ -143,6 +150,12 @@ def encode_manifest(manifest: Manifest) -> bytes:
             "chunks": [_chunk_fields(chunk) for chunk in manifest.chunks],
         }
     )
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise FormatError(
+            f"the manifest of {manifest.dataset} has {len(data)} bytes for {len(manifest.chunks)} chunks; "
+            f"at most {MAX_MANIFEST_BYTES} are read: use larger chunks"
+        )
+    return data
 
 
 def manifest_digest(data: bytes) -> str:
@@ -167,24 +180,26 @@ def decode_manifest(data: bytes, *, dataset: str, digest: str) -> Manifest:
     fields = canonical.decode(data, what=what, max_bytes=MAX_MANIFEST_BYTES)
     if not isinstance(fields, dict) or fields.get("benchkit") != "manifest":
         raise FormatError(f"{what} is no manifest of this project")
-    if fields.get("format") != MANIFEST_FORMAT:
+    if type(fields.get("format")) is not int or fields["format"] != MANIFEST_FORMAT:
         raise FormatError(
             f"{what} has format {fields.get('format')!r:.60}, this benchkit reads {MANIFEST_FORMAT}: "
             "upgrade benchkit"
         )
-    reader = _Fields(fields, what)
+    reader = Fields(fields, what)
     reader.only("benchkit", "format", "dataset", "samples", "chunk_bytes", "codec", "chunks")
     chunks = reader.value("chunks", list)
+    if reader.value("dataset", str) != dataset:
+        raise CorruptError(
+            f"{what} describes the dataset {fields['dataset']!r:.60}; it was copied to the wrong place"
+        )
     manifest = Manifest(
-        dataset=check_dataset_name(reader.value("dataset", str)),
+        dataset=dataset,
         chunk_bytes=reader.count("chunk_bytes"),
         codec=reader.choice("codec", "auto", "none", "zstd"),
-        chunks=tuple(_read_chunk(chunk, f"chunk {number} of {what}") for number, chunk in enumerate(chunks)),
+        chunks=tuple(
+            _read_chunk(chunk, dataset, f"chunk {number} of {what}") for number, chunk in enumerate(chunks)
+        ),
     )
-    if manifest.dataset != dataset:
-        raise CorruptError(
-            f"{what} describes the dataset {manifest.dataset!r}; it was copied to the wrong place"
-        )
     if manifest.samples != reader.count("samples"):
         raise CorruptError(f"{what} counts {fields['samples']} samples, its chunks hold {manifest.samples}")
     return manifest
@@ -213,12 +228,12 @@ def _chunk_fields(chunk: ChunkEntry) -> dict[str, Any]:
     }
 
 
-def _read_chunk(fields: object, what: str) -> ChunkEntry:
-    reader = _Fields(fields, what)
+def _read_chunk(fields: object, dataset: str, what: str) -> ChunkEntry:
+    reader = Fields(fields, what)
     reader.only(
         "stored", "stored_bytes", "tar", "tar_bytes", "codec", "level", "library", "samples", "dead", "index"
     )
-    place = _Fields(reader.value("index", dict), f"the index of {what}")
+    place = Fields(reader.value("index", dict), f"the index of {what}")
     place.only("object", "offset", "length", "tar_offset", "tar_length", "digest")
     codec = cast("CodecName", reader.choice("codec", "none", "zstd"))
     chunk = ChunkEntry(
@@ -240,11 +255,11 @@ def _read_chunk(fields: object, what: str) -> ChunkEntry:
             digest=place.digest("digest"),
         ),
     )
-    _check_chunk(chunk, what)
+    _check_chunk(chunk, dataset, what)
     return chunk
 
 
-def _check_chunk(chunk: ChunkEntry, what: str) -> None:
+def _check_chunk(chunk: ChunkEntry, dataset: str, what: str) -> None:
     index = chunk.index
     if not 1 <= chunk.samples <= MAX_CHUNK_SAMPLES:
         raise FormatError(f"{what} has {chunk.samples} samples; a chunk has 1 to {MAX_CHUNK_SAMPLES}")
@@ -258,55 +273,23 @@ def _check_chunk(chunk: ChunkEntry, what: str) -> None:
         raise FormatError(f"{what} places its index behind the end of its tar")
     if index.object is None and index.offset + index.length > chunk.stored_bytes:
         raise FormatError(f"{what} places its index behind the end of its object")
+    if index.object is not None and (
+        not _is_own_object(index.object, dataset) or index.length != index.tar_length
+    ):
+        raise FormatError(f"{what} has its index in {index.object!r:.60}, which cannot hold it")
+    if chunk.codec == "none" and not _is_plain(chunk):
+        raise FormatError(f"{what} is stored as it is, but its two digests, sizes or index places differ")
+    if len(chunk.library) > MAX_LIBRARY_CHARACTERS or not chunk.library.isprintable():
+        raise FormatError(f"{what} was compressed by {chunk.library!r:.60}, which is no library's name")
 
 
-@dataclass(frozen=True, slots=True)
-class _Fields:
-    """A JSON object that is not trusted, read key by key."""
+def _is_own_object(name: str, dataset: str) -> bool:
+    return is_object_name(name) and name.startswith(dataset_prefix(dataset))
 
-    fields: Any
-    what: str
 
-    def only(self, *names: str) -> None:
-        if not isinstance(self.fields, dict):
-            raise FormatError(f"{self.what} is no object")
-        unknown, missing = set(self.fields) - set(names), set(names) - set(self.fields)
-        if unknown:
-            raise FormatError(f"{self.what} has the unknown key {min(unknown)!r}: upgrade benchkit")
-        if missing:
-            raise FormatError(f"{self.what} lacks the key {min(missing)!r}")
-
-    def value(self, name: str, kind: type) -> Any:
-        value = self.fields[name]
-        if type(value) is not kind:
-            raise FormatError(f"{name!r} of {self.what} is {value!r:.60}, not of type {kind.__name__}")
-        return value
-
-    def optional(self, name: str, kind: type) -> Any:
-        return None if self.fields[name] is None else self.value(name, kind)
-
-    def count(self, name: str) -> int:
-        value: int = self.value(name, int)
-        if not 0 <= value < 1 << 62:
-            raise FormatError(f"{name!r} of {self.what} is {value}, not a count")
-        return value
-
-    def choice(self, name: str, *known: str) -> str:
-        value: str = self.value(name, str)
-        if value not in known:
-            raise FormatError(
-                f"{name!r} of {self.what} is {value!r:.60}, not one of {', '.join(known)}: upgrade benchkit"
-            )
-        return value
-
-    def digest(self, name: str) -> str:
-        value: str = self.value(name, str)
-        if not is_digest(value):
-            raise FormatError(f"{name!r} of {self.what} is {value!r:.60}, not a digest")
-        return value
-
-    def bitmap(self, name: str) -> bytes:
-        try:
-            return base64.b64decode(self.value(name, str), validate=True)
-        except binascii.Error as error:
-            raise FormatError(f"{name!r} of {self.what} is not base64: {error}") from error
+def _is_plain(chunk: ChunkEntry) -> bool:
+    """Return whether what the entry says of the object is what it says of the tar."""
+    index = chunk.index
+    stored = (chunk.stored, chunk.stored_bytes, chunk.level, chunk.library)
+    in_place = (index.offset, index.length) == (index.tar_offset, index.tar_length)
+    return stored == (chunk.tar, chunk.tar_bytes, 0, "") and (index.object is not None or in_place)

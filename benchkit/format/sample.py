@@ -32,9 +32,12 @@ def read_label(index: ChunkIndex, row: int, read: ReadRange, *, what: str) -> An
         number = next(members, None)
         if number is None:
             raise CorruptError(f"the label of {where} has fewer arrays than its kind says")
-        return _read_member(index, number, read, f"the label of {where}")
+        return _read_member(index, number, read, "the label", where)
 
-    return decode_label(index.kinds[index.kind[row]], next_member(), next_member, what=where)
+    label = decode_label(index.kinds[index.kind[row]], next_member(), next_member, what=where)
+    if next(members, None) is not None:
+        raise CorruptError(f"the label of {where} has more arrays than its kind says")
+    return label
 
 
 def read_files(index: ChunkIndex, row: int, read: ReadRange, *, what: str) -> list[MemberFile] | None:
@@ -43,8 +46,9 @@ def read_files(index: ChunkIndex, row: int, read: ReadRange, *, what: str) -> li
     if not names:
         return None
     first = index.members(row)[0]
+    where = f"sample {index.key(row)!r} of {what}"
     return [
-        MemberFile(_read_member(index, first + number, read, f"file {name!r} of {what}"), name)
+        MemberFile(_read_member(index, first + number, read, f"file {name!r}", where), name)
         for number, name in enumerate(names)
     ]
 
@@ -53,8 +57,8 @@ def _file_count(index: ChunkIndex, row: int) -> int:
     return int(index.sample_file[row + 1]) - int(index.sample_file[row])
 
 
-def _read_member(index: ChunkIndex, number: int, read: ReadRange, what: str) -> bytes:
+def _read_member(index: ChunkIndex, number: int, read: ReadRange, noun: str, where: str) -> bytes:
     data = read(int(index.member_offset[number]), int(index.member_size[number]))
     if checksum(data) != index.member_checksum[number]:
-        raise CorruptError(f"{what} is corrupt: its checksum is not the one in the chunk's index")
+        raise CorruptError(f"{noun} of {where} is corrupt: its checksum is not the one in the chunk's index")
     return data

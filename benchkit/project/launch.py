@@ -125,7 +125,8 @@ def plan_launch(
         script = script.relative_to(folder)
     launcher = _accelerate(count, machines) if gpus else _torchrun(count, machines)
     variables = {"BENCHKIT_PROJECT": str(project)}
-    if cpu and hardware.gpus:
+    if not gpus:
+        # Without it Accelerate sees no GPU, and each of several processes takes itself for the only one.
         variables["ACCELERATE_USE_CPU"] = "true"
     return LaunchPlan(
         command=(sys.executable, *launcher, str(script), *arguments),

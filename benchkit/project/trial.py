@@ -16,6 +16,8 @@ from benchkit.stream.options import LoaderOptions, Shard
 
 BATCH_SIZE = 32
 
+Progress = tuple[int, int]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialReport:
@@ -26,6 +28,7 @@ class TrialReport:
         samples: Samples that arrived, each once.
         rows: Rows that `_data_iterator` made of them.
         batches: Batches that collated.
+        tar_bytes: Bytes of the chunks, as plain tars.
         seconds: How long it took.
     """
 
@@ -33,18 +36,19 @@ class TrialReport:
     samples: int
     rows: int
     batches: int
+    tar_bytes: int
     seconds: float
 
 
 def try_dataset(
-    dataset: UserDataset, *, workers: int = 2, on_progress: Callable[[int, int], None] | None = None
+    dataset: UserDataset, *, workers: int = 2, on_progress: Callable[[Progress, Progress], None] | None = None
 ) -> TrialReport:
     """Stream a staged dataset once, as training would, and prove that every sample arrives once.
 
     Args:
         dataset: What to stream.
         workers: Worker processes.
-        on_progress: Called with samples that arrived and samples in all.
+        on_progress: Called with samples and with bytes: how many arrived, and how many there are.
 
     Raises:
         SampleError: A sample cannot be read, decoded or collated; the message names it.
@@ -62,13 +66,15 @@ def try_dataset(
         loader=options,
         **dataset.kwargs,
     )
-    total = len(loader.dataset)  # type: ignore[arg-type]
+    opened = loader.opened
+    total, tar_bytes = opened.order.total, opened.manifest.tar_bytes
     counts = np.zeros(total, dtype=np.int64)
 
     def count(report: BatchReport) -> None:
         np.add.at(counts, report.handed, 1)
         if on_progress:
-            on_progress(min(int(counts.sum()), total), total)
+            done = min(int(counts.sum()), total)
+            on_progress((done, total), (tar_bytes * done // total, tar_bytes))
 
     loader.on_report = count
     batches = sum(1 for _ in loader)
@@ -83,9 +89,10 @@ def try_dataset(
         )
     report = loader.report
     return TrialReport(
-        version=loader.version_label,
+        version=opened.version.label,
         samples=total,
         rows=report.rows,
         batches=batches,
+        tar_bytes=tar_bytes,
         seconds=time.monotonic() - started,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from benchkit.store.base import BLOCK_BYTES, ObjectInfo, check_name
 from benchkit.store.locks import open_locked
 
 TEMPORARY = ".tmp"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PLACING_ATTEMPTS = 100
 
 
 @dataclass(slots=True)
@@ -46,11 +49,12 @@ class LocalStore:
     def read(self, name: str, *, start: int = 0, length: int | None = None) -> bytes:
         """Return a range of the object."""
         with self._translated(name), open(self._path(name), "rb") as file:
-            file.seek(start)
-            data = file.read() if length is None else file.read(length)
-            if len(data) < (length or 0) or start > os.fstat(file.fileno()).st_size:
+            size = os.fstat(file.fileno()).st_size
+            end = size if length is None else start + length
+            if not 0 <= start <= end <= size:
                 raise StoreError(f"{name} in {self.url} has no {length} bytes at {start}")
-            return data
+            file.seek(start)
+            return file.read(end - start)
 
     def stream(self, name: str) -> Iterator[bytes]:
         """Yield the object in blocks."""
@@ -61,20 +65,21 @@ class LocalStore:
     def write(self, name: str, source: bytes | Path) -> None:
         """Write the object aside, and rename it into place."""
         target = self._path(name)
-        with self._translated(name), self.temporary() as temporary:
+        with self._translated(name, writing=True), self.temporary() as temporary:
             if isinstance(source, bytes):
                 temporary.file.write(source)
             else:
                 with open(source, "rb", buffering=0) as file:
                     while block := file.read(BLOCK_BYTES):
                         temporary.file.write(block)
-            self._adopt(temporary, target)
+            _adopt(temporary, target)
 
     def stat(self, name: str) -> ObjectInfo | None:
         """Return the object's size and time."""
         with self._translated(name), suppress(FileNotFoundError, NotADirectoryError):
             status = os.stat(self._path(name))
-            return ObjectInfo(name=name, size=status.st_size, modified=status.st_mtime)
+            if stat.S_ISREG(status.st_mode):
+                return ObjectInfo(name=name, size=status.st_size, modified=status.st_mtime)
         return None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -85,7 +90,7 @@ class LocalStore:
     def delete(self, name: str) -> None:
         """Remove the object, and the folders that it leaves empty."""
         path = self._path(name)
-        with self._translated(name), suppress(FileNotFoundError, NotADirectoryError):
+        with self._translated(name), suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
             path.unlink()
             with suppress(OSError):  # the first folder that is not empty ends it
                 for folder in list(path.relative_to(self.root).parents)[:-1]:
@@ -93,56 +98,48 @@ class LocalStore:
 
     @contextmanager
     def temporary(self) -> Iterator[TemporaryFile]:
-        """Give a new file on the same disk; it is removed at the end unless `adopt` gave it a name."""
+        """Give a new file on the same disk; it is removed at the end unless `adopt` gave it a name.
+
+        Raises:
+            StoreError: It cannot be made, or the disk is full.
+        """
         folder = self.root / TEMPORARY
-        with self._translated(TEMPORARY):
+        path = folder / secrets.token_hex(16)
+        with self._translated(TEMPORARY, writing=True):
             folder.mkdir(parents=True, exist_ok=True)
-            path = folder / secrets.token_hex(16)
             lock = open_locked(path, shared=False, create=True)
         if lock is None:
             raise StoreError(f"{path} is held by somebody else")
-        with lock, os.fdopen(os.dup(lock.fd), "wb", buffering=BLOCK_BYTES) as file:
+        # Opened a second time: a duplicate of the lock's descriptor would keep the lock in a forked child.
+        with self._disk_full(path.name), lock, open(path, "wb", buffering=BLOCK_BYTES) as file:
             temporary = TemporaryFile(path, file)
             try:
                 yield temporary
             finally:
-                if not temporary.adopted:
+                if not temporary.adopted and lock.fd >= 0:  # a forked child leaves the file to its parent
                     with suppress(FileNotFoundError):
                         path.unlink()
 
     def adopt(self, temporary: TemporaryFile, name: str) -> None:
         """Make a finished temporary file the object of that name, durably."""
-        with self._translated(name):
-            self._adopt(temporary, self._path(name))
+        with self._translated(name, writing=True):
+            _adopt(temporary, self._path(name))
 
     def sweep(self) -> int:
-        """Remove the temporary files that dead processes left, and return how many they were."""
+        """Remove the temporary files that dead processes left, and return how many they were.
+
+        What cannot be opened, as another user's, is left alone.
+        """
         removed = 0
         folder = self.root / TEMPORARY
         for name in os.listdir(folder) if folder.is_dir() else []:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 left = open_locked(folder / name, shared=False, blocking=False)
                 if left:
                     with left:
                         (folder / name).unlink()
                         removed += 1
         return removed
-
-    def _adopt(self, temporary: TemporaryFile, target: Path) -> None:
-        temporary.file.flush()
-        os.fchmod(temporary.file.fileno(), 0o644)
-        os.fsync(temporary.file.fileno())
-        while True:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # somebody removed the empty folder just now
-                os.replace(temporary.path, target)
-                break
-        temporary.adopted = True
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _path(self, name: str) -> Path:
         """Return the object's path, which must lie below the root, links followed."""
@@ -155,7 +152,8 @@ class LocalStore:
 
     def _walk(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
         try:
-            entries = list(os.scandir(self.root / folder))
+            with os.scandir(self.root / folder) as found:
+                entries = list(found)
         except (FileNotFoundError, NotADirectoryError):
             return
         keys = {
@@ -174,17 +172,46 @@ class LocalStore:
                     yield ObjectInfo(name=name, size=status.st_size, modified=status.st_mtime)
 
     @contextmanager
-    def _translated(self, name: str) -> Iterator[None]:
+    def _translated(self, name: str, *, writing: bool = False) -> Iterator[None]:
         """Turn the operating system's errors into the store's."""
         try:
-            yield
+            with self._disk_full(name):
+                yield
         except StoreError:
             raise
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise ObjectNotFoundError(f"{self.url} has no object {name}") from error
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise StoreError(
-                    f"the disk of {self.url} is full: {name} was not written; make room"
-                ) from error
-            raise StoreError(f"{name} in {self.url}: {error.strerror or error}") from error
+            missing = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+            if missing and not writing:
+                raise ObjectNotFoundError(f"{self.url} has no object {name}") from error
+            action = "written" if writing else "read"
+            raise StoreError(f"{name} in {self.url} cannot be {action}: {error}") from error
+
+    @contextmanager
+    def _disk_full(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise StoreError(f"the disk of {self.url} is full: {name} was not written; make room") from error
+
+
+def _adopt(temporary: TemporaryFile, target: Path) -> None:
+    temporary.file.flush()
+    os.fchmod(temporary.file.fileno(), 0o644)
+    os.fsync(temporary.file.fileno())
+    for attempt in range(_PLACING_ATTEMPTS):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(temporary.path, target)
+            break
+        except (FileNotFoundError, FileExistsError):  # somebody removed the empty folder just now
+            if attempt == _PLACING_ATTEMPTS - 1:
+                raise
+    temporary.adopted = True
+    with suppress(FileNotFoundError):  # somebody removed the object, and its folder with it, just now
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

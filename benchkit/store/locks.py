@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 import weakref
 from pathlib import Path
 from types import TracebackType
@@ -27,16 +28,16 @@ class LockedFile:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        _OPEN.add(self)
 
     def close(self) -> None:
         """Let the file and its lock go; a second call does nothing."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        with _NO_FORK:
+            fd, self.fd = self.fd, -1
+            if fd >= 0:
+                os.close(fd)
 
     def downgrade(self) -> None:
-        """Turn an exclusive lock into a shared one; nobody else can get it exclusively in between."""
+        """Turn an exclusive lock into a shared one; Linux lets nobody get it exclusively in between."""
         fcntl.flock(self.fd, fcntl.LOCK_SH)
 
     def __enter__(self) -> Self:
@@ -75,7 +76,9 @@ def open_locked(
     flags = (os.O_RDONLY if shared or not writable else os.O_RDWR) | (os.O_CREAT if create else 0)
     mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if blocking else fcntl.LOCK_NB)
     while True:
-        file = LockedFile(os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        with _NO_FORK:
+            file = LockedFile(os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            _OPEN.add(file)
         try:
             fcntl.flock(file.fd, mode)
         except BlockingIOError:
@@ -94,11 +97,13 @@ def names_file(path: Path, file: LockedFile) -> bool:
 
 
 _OPEN: weakref.WeakSet[LockedFile] = weakref.WeakSet()
+_NO_FORK = threading.RLock()  # held while a descriptor is open but not in `_OPEN`, or the other way round
 
 
 def _close_in_child() -> None:
     for file in list(_OPEN):
         file.close()
+    _NO_FORK.release()
 
 
-os.register_at_fork(after_in_child=_close_in_child)
+os.register_at_fork(before=_NO_FORK.acquire, after_in_parent=_NO_FORK.release, after_in_child=_close_in_child)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from benchkit.errors import UsageError
 from benchkit.store.base import Store
@@ -19,17 +19,18 @@ def check_url(url: str) -> str:
         UsageError: An unknown scheme, or a password in the URL.
     """
     scheme, separator, rest = url.partition("://")
-    if not url or "\0" in url:
-        raise UsageError("a store's URL is empty; write file:///folder or a path")
+    if not url or "\0" in unquote(url):
+        raise UsageError("a store's URL is empty or has a NUL in it; write file:///folder or a path")
     if not separator:
         return url
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise UsageError(f"{scheme}:// is no store that is known; known are {known} and plain paths")
-    if "@" in rest.split("/", 1)[0]:
+    host, slash, _ = rest.partition("/")
+    if "@" in host:
         raise UsageError(f"a {scheme}:// URL must not carry a user or a password")
-    if urlsplit(url).netloc not in ("", "localhost"):
-        raise UsageError(f"{url} names a host; a folder is written file:///folder, with three slashes")
+    if host not in ("", "localhost") or not slash:
+        raise UsageError(f"{url} names no folder of this machine; write file:///folder, with three slashes")
     return url
 
 
@@ -43,7 +44,7 @@ def open_store(url: str, *, base: Path | None = None) -> Store:
     Raises:
         UsageError: An unknown scheme, or a password in the URL.
     """
-    check_url(url)
-    if "://" in url:
-        return LocalStore(Path(unquote(urlsplit(url).path)))
+    _, separator, rest = check_url(url).partition("://")
+    if separator:
+        return LocalStore(Path("/" + unquote(rest.partition("/")[2], errors="surrogateescape")))
     return LocalStore((base or Path.cwd()) / Path(url).expanduser())

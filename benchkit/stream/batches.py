@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,19 @@ from benchkit.stream.order import mix_seed
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchPlan:
-    """What a worker is told: epoch, first position of the global batch, this shard's positions (B,)."""
+    """What a worker is told.
+
+    Attributes:
+        epoch: Number of the pass.
+        start: First position of the global batch.
+        positions: This shard's part of it, (B,), int64.
+        keep: Chunks that the reader keeps open afterwards.
+    """
 
     epoch: int
     start: int
     positions: npt.NDArray[np.int64]
+    keep: int
 
 
 @dataclass(slots=True)
@@ -35,12 +43,14 @@ class BatchReport:
 
     Attributes:
         handed: Positions of the samples handed to `_data_iterator`, (n,), int64.
+        sliced: Rows that were cut out of chunks for that.
         rows: Rows it yielded.
         errors: Samples left out, described.
         failure: The error that ends the pass, with its traceback as text.
     """
 
     handed: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    sliced: int = 0
     rows: int = 0
     errors: list[str] = field(default_factory=list)
     failure: tuple[BenchKitError, str] | None = None
@@ -76,18 +86,21 @@ class BatchSource(Dataset[Any]):
         """Return the number of samples of the whole dataset."""
         return source_of(self._chunk).total
 
-    def __getitem__(self, index: object) -> Any:
+    def __getitem__(self, index: object) -> NoReturn:
         """Refuse: only a loader's own plans can be read."""
         raise UsageError(
             f"{type(self._chunk).__name__} has no {index!r}: its loader reads batches in its own order. "
             "To skip batches call loader.skip_batches(n)"
         )
 
-    def __getitems__(self, plan: BatchPlan) -> Rows:
+    def __getitems__(self, plan: Any) -> Rows:
         """Return the rows that `_data_iterator` makes of the plan's samples, as many as there are samples."""
         if not isinstance(plan, BatchPlan):
-            self.__getitem__(plan)
-        source, report, rows = source_of(self._chunk), BatchReport(), []
+            return self[plan]
+        source, report = source_of(self._chunk), BatchReport()
+        reader = source.open().reader
+        reader.keep, sliced_before = plan.keep, reader.rows_read
+        rows: list[Any] = []
         with _random_numbers(mix_seed(source.selection.seed, plan.epoch, plan.start, int(plan.positions[0]))):
             positions = plan.positions
             while len(positions):
@@ -99,8 +112,10 @@ class BatchSource(Dataset[Any]):
                     self._take_error(error, report)
                     positions = source.rest()
                 report.handed = np.concatenate([report.handed, source.handed])
+                report.sliced = reader.rows_read - sliced_before
                 if report.failure:
                     return Rows([], report)
+        reader.trim()
         report.rows = len(rows)
         size = len(plan.positions)
         return Rows([rows[number % len(rows)] for number in range(size)] if rows else [], report)

@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from errno import EDQUOT, EFBIG, ENOSPC
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 from benchkit.errors import BenchKitError, CacheError, StallError, UsageError
@@ -24,7 +24,7 @@ from benchkit.stream.open_chunk import OpenChunk
 from benchkit.stream.patience import Patience
 
 TIMEOUT_SECONDS = 300.0
-_NO_SPACE = {ENOSPC, EDQUOT, EFBIG}
+_NO_SPACE = {ENOSPC, EDQUOT}
 _SET_LIMIT = "set BENCHKIT_CACHE_LIMIT_BYTES, or limit_bytes under [cache] of benchkit.toml, to at least"
 _IDLE_SECONDS = 0.1
 """How long a fetch may stand still before others give up what they could spare for it."""
@@ -108,8 +108,8 @@ class ChunkCache:
             name: The name of its object.
             chunk: What the manifest says of it.
             what: The chunk in words, for messages: `chunk 3f9a….tar.zst of train@3`.
-            make_room: Called when the limit leaves no room: closes open chunks that the caller can spare for
-                now, and returns whether there were any.
+            make_room: Called when there is no room, here or in a process that fetches this chunk: closes an
+                open chunk that the caller can spare for now, and returns whether there was one.
             timeout_seconds: The longest wait for other processes without anything moving; 0 waits for none.
 
         Raises:
@@ -152,6 +152,7 @@ class ChunkCache:
         try:
             # The last fetch may have ended between our look for the tar and our hold on a new `.part`.
             if not folder.tar_path(digest).exists():
+                os.ftruncate(part.fd, 0)  # a dead process may have begun it
                 self._fill(folder, part, wanted)
                 published = folder.publish(part, digest)
         finally:
@@ -237,8 +238,9 @@ def _await_fetch(folder: CacheFolder, wanted: _Wanted) -> None:
     except FileNotFoundError:
         return
     patience.see((status.st_ino, status.st_size, status.st_mtime_ns))
-    if status.st_size == 0 and patience.idle_seconds > _IDLE_SECONDS:
-        wanted.make_room()  # it waits for room, and what this process holds may be in its way
+    waits_for_room = status.st_size == 0 and patience.idle_seconds > _IDLE_SECONDS
+    if waits_for_room and wanted.make_room():  # what this process holds may be in its way
+        patience.renew()
     if not patience.pause():
         raise StallError(
             f"{wanted.what} is being fetched by another process, which has got nothing for "

@@ -26,8 +26,7 @@ from benchkit.store.locks import LockedFile, names_file, open_locked
 from benchkit.stream.eviction import CacheEntry, choose_evictions
 from benchkit.stream.patience import Patience
 
-_TAR_NAME = re.compile(r"[0-9a-f]{64}\.tar")
-_PART_NAME = re.compile(r"[0-9a-f]{64}\.part")
+_FILE_NAME = re.compile(r"[0-9a-f]{64}\.(tar|part)")
 _OTHER_FOLDER = "choose another folder with BENCHKIT_CACHE_DIR"
 
 
@@ -70,24 +69,27 @@ class CacheFolder:
 
     def used_bytes(self) -> int:
         """Return the bytes of all tars, those on their way in at their full size; 0 without a folder."""
-        return sum(entry.size for entry in self._entries(_TAR_NAME) + self._entries(_PART_NAME))
+        return sum(entry.size for entry in self._entries())
 
     def sweep(self) -> None:
         """Remove what processes that are gone had begun to fetch."""
-        for entry in self._entries(_PART_NAME):
-            _remove_unheld(self.chunks / entry.name)
+        _sweep(self.chunks, self._entries())
 
     def reserve(self, part: LockedFile, *, size: int, limit_bytes: int) -> int:
         """Give a fetch its bytes: unused tars are evicted, and the `.part` takes its full size.
+
+        Args:
+            part: The `.part`, empty.
+            size: Bytes it will take.
+            limit_bytes: The most that the folder may hold then.
 
         Returns:
             0 when that worked, else the bytes by which the limit would have been exceeded.
         """
         with self._locked():
-            os.ftruncate(part.fd, 0)  # what a dead process had reserved for it counts no more
-            self.sweep()
-            excess = self.used_bytes() + size - limit_bytes
-            excess -= self._evict(excess)
+            entries = _sweep(self.chunks, self._entries())
+            excess = sum(entry.size for entry in entries) + size - limit_bytes
+            excess -= self._evict(entries, excess)
             if excess <= 0:
                 os.ftruncate(part.fd, size)
         return max(excess, 0)
@@ -95,19 +97,19 @@ class CacheFolder:
     def free(self, size: int) -> int:
         """Evict unused tars of at least `size` bytes whatever the limit is; return the bytes that went."""
         with self._locked():
-            return self._evict(size)
+            return self._evict(self._entries(), size)
 
     def publish(self, part: LockedFile, digest: str) -> bool:
         """Make a whole `.part` the tar of its digest, and keep it under a shared lock.
 
         Returns:
-            False when the file is gone, because somebody emptied the folder by hand.
+            False when it is gone, because somebody emptied the folder by hand.
         """
+        path = self.part_path(digest)
         with self._locked():  # so that no eviction slips in between the two locks
-            try:
-                self.part_path(digest).rename(self.tar_path(digest))
-            except FileNotFoundError:
+            if not names_file(path, part):
                 return False
+            path.rename(self.tar_path(digest))
             _mark_used(part.fd)
             os.fchmod(part.fd, 0o400)
             part.downgrade()
@@ -134,7 +136,7 @@ class CacheFolder:
 
     def _acquire(self, path: Path, *, shared: bool) -> LockedFile:
         """Return a file under a lock that is only ever held for moments; an exclusive one makes the file."""
-        patience = Patience(self.lock_seconds)
+        patience = Patience(self.lock_seconds, longest_pause_seconds=0.005)
         while (file := open_locked(path, shared=shared, create=not shared, blocking=False)) is None:
             if not patience.pause():
                 raise StallError(
@@ -143,13 +145,13 @@ class CacheFolder:
                 )
         return file
 
-    def _entries(self, name: re.Pattern[str]) -> list[CacheEntry]:
+    def _entries(self) -> list[CacheEntry]:
         entries: list[CacheEntry] = []
         try:
             with os.scandir(self.chunks) as found:
                 for item in found:
                     with contextlib.suppress(FileNotFoundError):
-                        if name.fullmatch(item.name):
+                        if _FILE_NAME.fullmatch(item.name):
                             status = item.stat(follow_symlinks=False)
                             entries.append(
                                 CacheEntry(name=item.name, size=status.st_size, used_ns=status.st_mtime_ns)
@@ -158,12 +160,12 @@ class CacheFolder:
             return []
         return entries
 
-    def _evict(self, excess_bytes: int) -> int:
+    def _evict(self, entries: list[CacheEntry], excess_bytes: int) -> int:
         """Remove unused tars, least recently used first, until so many bytes are free or none is left."""
-        entries, freed = self._entries(_TAR_NAME), 0
-        while victims := choose_evictions(entries, excess_bytes=excess_bytes - freed):
+        tars, freed = [entry for entry in entries if not _is_part(entry)], 0
+        while victims := choose_evictions(tars, excess_bytes=excess_bytes - freed):
             freed += sum(victim.size for victim in victims if _remove_unheld(self.chunks / victim.name))
-            entries = [entry for entry in entries if entry not in victims]
+            tars = [tar for tar in tars if tar not in victims]
         return freed
 
 
@@ -209,6 +211,15 @@ def _check_private(path: Path) -> None:
             f'the cache {path} is open to other users (mode {mode:04o}): run "chmod 700 {path}", '
             f"or {_OTHER_FOLDER}"
         )
+
+
+def _is_part(entry: CacheEntry) -> bool:
+    return entry.name.endswith(".part")
+
+
+def _sweep(folder: Path, entries: list[CacheEntry]) -> list[CacheEntry]:
+    """Remove every `.part` that nobody holds, and return the entries that are left."""
+    return [entry for entry in entries if not (_is_part(entry) and _remove_unheld(folder / entry.name))]
 
 
 def _remove_unheld(path: Path) -> bool:

@@ -91,6 +91,8 @@ class IterableChunk(IterableDataset[Any]):
         parts = shard.count * (worker.num_workers if worker else 1)
         part = shard.index * (worker.num_workers if worker else 1) + (worker.id if worker else 0)
         start, end = (source.total * edge // parts for edge in (part, part + 1))
+        opened = source.open()
+        opened.reader.keep = opened.room(workers=worker.num_workers if worker else 0).keep
         source.assign(self.__epoch, np.arange(start, end, dtype=np.int64))
         return iter(self._data_iterator())
 

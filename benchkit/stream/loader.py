@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data.sampler import Sampler
 
@@ -17,6 +19,7 @@ from benchkit.stream.chunks import IterableChunk, source_of
 from benchkit.stream.lookahead import Lookahead
 from benchkit.stream.options import LoaderOptions, Shard, resolve_shard
 from benchkit.stream.order import batch_positions, count_batches, remainder
+from benchkit.stream.source import OpenedVersion
 from benchkit.stream.state import LoaderState, read_state
 
 
@@ -32,6 +35,8 @@ class Course:
         batch_size: Samples a process gets per step.
         shard: This process's part.
         drop: Whether an incomplete last batch is left out.
+        keep: Chunks that a reader keeps open between its batches.
+        readers: Processes that read for this one; at its last batch each lets all chunks go.
     """
 
     epoch: int
@@ -41,6 +46,8 @@ class Course:
     batch_size: int
     shard: Shard
     drop: bool
+    keep: int
+    readers: int
 
     @property
     def stride(self) -> int:
@@ -81,11 +88,12 @@ class Course:
             count=self.shard.count,
             lanes=self.lanes,
         )
-        return BatchPlan(self.epoch, start, positions)
+        keep = self.keep if step < self.steps - self.readers else 0
+        return BatchPlan(self.epoch, start, positions, keep)
 
 
 class CourseSampler(Sampler[Any]):
-    """The loader's batch sampler: yields the plans of the pass that is beginning, once."""
+    """The loader's batch sampler: yields the plans of the pass that is beginning."""
 
     even_batches = True
 
@@ -94,9 +102,14 @@ class CourseSampler(Sampler[Any]):
         self.drop_last = False
         self._course: Course | None = None
 
-    def begin(self, course: Course) -> None:
-        """Say which pass the next iteration is."""
+    @contextmanager
+    def beginning(self, course: Course) -> Iterator[None]:
+        """Let the pass be iterated, for as long as the loader makes its workers."""
         self._course = course
+        try:
+            yield
+        finally:
+            self._course = None
 
     def __iter__(self) -> Iterator[BatchPlan]:
         """Yield the plans, one per batch.
@@ -104,7 +117,7 @@ class CourseSampler(Sampler[Any]):
         Raises:
             UsageError: Somebody else than the loader iterates, to skip batches for instance.
         """
-        course, self._course = self._course, None
+        course = self._course
         if course is None:
             raise UsageError(
                 "this loader was rebuilt by somebody else (accelerate.skip_first_batches?), which would lose "
@@ -193,8 +206,9 @@ class ChunkLoader(DataLoader[Any]):
             BatchSource(chunk, on_error=options.on_error),
             batch_sampler=CourseSampler(batch_size),
             num_workers=num_workers,
-            collate_fn=Collate(options.collate_fn or default_collate),
+            collate_fn=Collate(options.collate_fn or default_collate),  # type: ignore[arg-type]
             pin_memory=options.pin_memory,
+            generator=torch.Generator(),  # its own, so that the training's random numbers are left alone
             **with_workers,
         )
 
@@ -218,9 +232,9 @@ class ChunkLoader(DataLoader[Any]):
         return self._course(0, self._position if self._at_start else self._begun_at).steps
 
     @property
-    def version_label(self) -> str:
-        """The version that is read, as `train@3`."""
-        return self._source.open().version.label
+    def opened(self) -> OpenedVersion:
+        """The version that is read: its number and manifest, its order."""
+        return self._source.open()
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass that epoch, from its start, unless a loaded state stands in the midst of it."""
@@ -259,7 +273,7 @@ class ChunkLoader(DataLoader[Any]):
             )
         self._set(loaded.epoch, loaded.position)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Yield the batches of a pass: B rows each, in the shapes the collate function makes."""
         epoch, position = self._next_start()
         course = self._course(epoch, position)
@@ -272,13 +286,18 @@ class ChunkLoader(DataLoader[Any]):
             lanes=_machine_lanes(course),
             largest_tar_bytes=max(chunk.tar_bytes for chunk in opened.manifest.chunks),
         )
-        self.batch_sampler.begin(course)  # type: ignore[union-attr]
-        with registered(self), Lookahead(opened, course.plan, course.steps) as lookahead:
-            for step, data in enumerate(self._full_batches(super().__iter__(), lookahead)):
-                self.end_of_dataloader = step + 1 == course.steps
-                self._position = course.position(step + 1)
-                self.report.batches = step + 1
-                yield self._placed(data)
+        with self.batch_sampler.beginning(course):  # type: ignore[union-attr]
+            loaded = super().__iter__()
+        ahead = opened.room(workers=self.num_workers).ahead
+        with registered(self), Lookahead(opened, course.plan, course.steps, ahead) as lookahead:
+            try:
+                for step, data in enumerate(self._full_batches(loaded, lookahead)):
+                    self.end_of_dataloader = step + 1 == course.steps
+                    self._position = course.position(step + 1)
+                    self.report.batches = step + 1
+                    yield self._placed(data)
+            finally:
+                opened.reader.let_go()
         self._set(epoch + 1, 0)
 
     def _full_batches(self, loaded: Iterator[LoadedBatch], lookahead: Lookahead) -> Iterator[Any]:
@@ -331,14 +350,17 @@ class ChunkLoader(DataLoader[Any]):
 
     def _course(self, epoch: int, position: int) -> Course:
         self._shard = resolve_shard(self.options.shard, self._shard)
+        opened = self._source.open()
         return Course(
             epoch=epoch,
             start=position,
-            total=self._source.total,
-            lanes=self._source.selection.lanes,
+            total=opened.order.total,
+            lanes=opened.selection.lanes,
             batch_size=self.batch_sampler.batch_size,  # type: ignore[union-attr]
             shard=self._shard,
             drop=self.options.tail == "drop",
+            keep=opened.room(workers=self.num_workers).keep,
+            readers=max(self.num_workers, 1),
         )
 
     def _state(self, epoch: int, position: int) -> LoaderState:

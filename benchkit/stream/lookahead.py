@@ -27,19 +27,22 @@ class Lookahead:
     """Fetches ahead of a pass; a context manager, begun by `start` once the workers have been forked.
 
     A chunk that was fetched ahead is held open, so that nobody evicts it, until the pass has gone beyond the
-    batches that need it. Where the cache has no room for one more, the look-ahead waits; readers do not wait
-    for it, since what it holds is needed before what it does not.
+    batches that need it.
 
     Args:
         opened: The version.
         plan: Returns what this process reads at a step.
         steps: Steps of the pass.
+        ahead: The most chunks that are held; with 0 nothing is fetched ahead.
     """
 
-    def __init__(self, opened: OpenedVersion, plan: Callable[[int], BatchPlan], steps: int) -> None:
+    def __init__(
+        self, opened: OpenedVersion, plan: Callable[[int], BatchPlan], steps: int, ahead: int
+    ) -> None:
         self._opened = opened
         self._plan = plan
         self._steps = steps
+        self._ahead = ahead
         self._step = 0
         self._planned = 0
         self._stopped = False
@@ -66,8 +69,8 @@ class Lookahead:
             self._thread.join()
 
     def start(self) -> None:
-        """Begin, unless the cache holds the whole version already."""
-        if not all(self._opened.cache.holds(chunk) for chunk in self._opened.manifest.chunks):
+        """Begin, unless there is no room, or the cache holds the whole version already."""
+        if self._ahead and not all(self._opened.cache.holds(chunk) for chunk in self._opened.manifest.chunks):
             self._thread.start()
 
     def advance(self) -> None:
@@ -107,7 +110,7 @@ class Lookahead:
         self._planned = max(self._planned, end)
 
     def _fetch(self, pool: ThreadPoolExecutor) -> None:
-        while self._wanted and len(self._fetching) < FETCHERS:
+        while self._wanted and len(self._fetching) < min(FETCHERS, self._ahead - len(self._held)):
             chunk = self._wanted.popleft()
             if chunk not in self._last_need:
                 continue

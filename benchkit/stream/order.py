@@ -5,29 +5,59 @@ epoch is step p div L of lane v(p mod L). In every epoch the rows of each chunk 
 the order of the chunk pieces inside a lane; lane k starts k/L of the way into its first piece and reads what
 it left out at its end, so that the lanes do not change chunk at the same step.
 
-Nothing is stored but this: any position is found at the same cost. Random numbers are hashes (SplitMix64 by
-Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014) of seed, epoch and index.
+Any position is found at the same cost. Random numbers are hashes of seed, purpose, epoch and index, and a
+permutation is a stable sort by them, so no version of NumPy decides anything. Fixtures in the tests freeze
+what this file computes; a change of it is a new `ORDER_VERSION`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from benchkit.errors import UsageError
+
 Ints = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
 
 ORDER_VERSION = 1
-CACHED_PERMUTATION_BYTES = 32 << 20
-"""The most that the permutations kept for chunks in use take."""
+LEAST_CACHE_BYTES = 4 << 20
+"""Permutations kept take at most this, or two of the largest for every lane where that is more."""
 
-_GOLDEN = 0x9E3779B97F4A7C15
-_MASK = (1 << 64) - 1
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 divided by the golden ratio."""
 _CHUNKS, _PIECES, _ROWS, _BATCHES = 1, 2, 3, 4
+_TABLES_KEPT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """The samples of a run laid end to end, and cut at the edges of chunks and lanes into pieces.
+
+    Attributes:
+        total: N, the number of samples.
+        visits: v, which lane each of L consecutive positions visits, (lanes,).
+        lane_edge: Where the lanes begin on the line, and its end, (lanes + 1,).
+        lane: The lane of each piece, (pieces,).
+        chunk: The chunk of each piece, in manifest order, (pieces,).
+        start: Where in its chunk each piece starts, (pieces,).
+        length: Samples of each piece, at least 1, (pieces,).
+    """
+
+    total: int
+    visits: Ints
+    lane_edge: Ints
+    lane: Ints
+    chunk: Ints
+    start: Ints
+    length: Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,131 +68,172 @@ class _EpochTable:
         piece: Which piece stands where, (pieces,).
         edge: Where each begins when all lanes are laid end to end, and the end of the last, (pieces + 1,).
         turn: How far into its first piece each lane starts, (lanes,).
+        row_seed: The seed of each chunk's permutation, (chunks,).
     """
 
     piece: Ints
     edge: Ints
     turn: Ints
+    row_seed: Hashes
 
 
-class Order:
-    """The sequence in which the epochs of a run visit all samples.
+class _Permutations:
+    """The permutations of rows used last, by their seeds, within a number of bytes."""
 
-    Args:
-        rows: Live rows of each chunk, in manifest order, (chunks,).
-        seed: What everything random derives from.
-        shuffle: False keeps chunks and rows in written order.
-        lanes: L, at least 1.
-    """
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self._kept: OrderedDict[tuple[int, int], npt.NDArray[Any]] = OrderedDict()
 
-    def __init__(self, *, rows: Ints, seed: int, shuffle: bool, lanes: int) -> None:
-        self.rows = np.asarray(rows, dtype=np.int64)
-        self.seed = seed
-        self.shuffle = shuffle
-        self.lanes = lanes
-        self._tables: OrderedDict[int, _EpochTable] = OrderedDict()
-        self._permutations: OrderedDict[tuple[int, int], npt.NDArray[np.uint32]] = OrderedDict()
-        self._permutation_bytes = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave everything behind that can be computed again."""
-        return {"rows": self.rows, "seed": self.seed, "shuffle": self.shuffle, "lanes": self.lanes}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
-
-    @cached_property
-    def total(self) -> int:
-        """N, the number of samples."""
-        return int(self.rows.sum())
-
-    def locate(self, epoch: int, positions: Ints) -> tuple[Ints, Ints]:
-        """Return the chunk (in manifest order) and the live row in it of each position, both (n,)."""
-        chunks, places = self._find(epoch, positions)
-        if not self.shuffle:
-            return chunks, places
-        located = np.empty_like(places)
-        for chunk in np.unique(chunks).tolist():
-            here = chunks == chunk
-            located[here] = self._permutation(epoch, chunk)[places[here]]
-        return chunks, located
-
-    def chunks(self, epoch: int, positions: Ints) -> Ints:
-        """Return the chunk of each position, (n,), without permuting any rows."""
-        return self._find(epoch, positions)[0]
-
-    @cached_property
-    def _lane_edge(self) -> Ints:
-        """Where the lanes begin on the line, and its end, (lanes + 1,)."""
-        lengths = np.full(self.lanes, self.total // self.lanes, dtype=np.int64)
-        lengths[lane_order(self.lanes)[: self.total % self.lanes]] += 1
-        return np.concatenate([[0], np.cumsum(lengths)])
-
-    @cached_property
-    def _pieces(self) -> tuple[Ints, Ints, Ints, Ints]:
-        """The chunks cut at the lanes' borders: lane, chunk, first place in it, length; each (pieces,)."""
-        line = np.arange(len(self.rows), dtype=np.int64)
-        if self.shuffle:
-            line = np.argsort(_hash(line, self.seed, _CHUNKS), kind="stable")
-        chunk_edge = np.concatenate([[0], np.cumsum(self.rows[line])])
-        edges = np.unique(np.concatenate([chunk_edge, self._lane_edge]))
-        start, length = edges[:-1], np.diff(edges)
-        lane = np.searchsorted(self._lane_edge, start, side="right") - 1
-        at = np.searchsorted(chunk_edge, start, side="right") - 1
-        return lane, line[at], start - chunk_edge[at], length
-
-    def _table(self, epoch: int) -> _EpochTable:
-        table = self._tables.get(epoch)
-        if table is None:
-            lane, _, _, length = self._pieces
-            piece = np.arange(len(lane), dtype=np.int64)
-            if self.shuffle:
-                piece = np.lexsort((_hash(piece, self.seed, _PIECES, epoch), lane))
-            edge = np.concatenate([[0], np.cumsum(length[piece])])
-            lanes = np.arange(self.lanes, dtype=np.int64)
-            first = np.searchsorted(edge, self._lane_edge[:-1], side="right") - 1
-            first_length = length[piece[np.minimum(first, len(piece) - 1)]]
-            table = self._tables[epoch] = _EpochTable(piece, edge, first_length * lanes // self.lanes)
-            if len(self._tables) > 2:
-                self._tables.popitem(last=False)
-        return table
-
-    def _find(self, epoch: int, positions: Ints) -> tuple[Ints, Ints]:
-        """Return the chunk of each position, and its place in the epoch's permutation of that chunk."""
-        table = self._table(epoch)
-        _, piece_chunk, piece_start, _ = self._pieces
-        lane = lane_order(self.lanes)[positions % self.lanes]
-        begin = self._lane_edge[lane]
-        length = self._lane_edge[lane + 1] - begin
-        along = begin + (positions // self.lanes + table.turn[lane]) % length
-        at = np.searchsorted(table.edge, along, side="right") - 1
-        piece = table.piece[at]
-        return piece_chunk[piece], piece_start[piece] + along - table.edge[at]
-
-    def _permutation(self, epoch: int, chunk: int) -> npt.NDArray[np.uint32]:
-        found = self._permutations.get((epoch, chunk))
+    def find(self, seed: int, rows: int) -> npt.NDArray[Any]:
+        """Return a permutation of 0 … rows - 1, (rows,), in the smallest unsigned integers that hold it."""
+        found = self._kept.get((seed, rows))
         if found is None:
-            keys = _hash(np.arange(self.rows[chunk], dtype=np.int64), self.seed, _ROWS, epoch, chunk)
-            found = np.argsort(keys, kind="stable").astype(np.uint32)
-            self._permutations[epoch, chunk] = found
-            self._permutation_bytes += found.nbytes
-            while self._permutation_bytes > CACHED_PERMUTATION_BYTES and len(self._permutations) > 1:
-                self._permutation_bytes -= self._permutations.popitem(last=False)[1].nbytes
-        self._permutations.move_to_end((epoch, chunk))
+            numbers = _pick(np.array([seed], dtype=np.uint64), np.arange(rows, dtype=np.int64))
+            found = np.argsort(numbers, kind="stable").astype(np.min_scalar_type(rows - 1))
+            self._kept[seed, rows] = found
+            self.used_bytes += found.nbytes
+            while self.used_bytes > self.limit_bytes:
+                self.used_bytes -= self._kept.popitem(last=False)[1].nbytes
+        else:
+            self._kept.move_to_end((seed, rows))
         return found
 
 
-@lru_cache(maxsize=64)
-def lane_order(lanes: int) -> Ints:
-    """Return v, the sequence in which consecutive positions visit the lanes, (lanes,), read-only.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Order:
+    """The sequence in which the epochs of a run visit all samples; a value, whatever it keeps to be quick.
 
-    v(j) is the rank of the fractional part of j times the golden ratio among those of 0 … lanes - 1, so any
-    few neighbours are spread evenly over the lanes (Knuth, The Art of Computer Programming 3, 6.4).
+    `chunks` may be called by one thread while another calls `locate`.
+
+    Attributes:
+        rows: Live rows of each chunk, in manifest order, (chunks,), int64, read-only; none is fine.
+        seed: What everything random derives from, 0 … 2^63 - 1.
+        shuffle: False keeps chunks and rows in written order.
+        lanes: L, at least 1.
+
+    Raises:
+        UsageError: One of these is outside its bounds.
+
+    Example:
+        >>> order = Order(rows=np.array([2, 3]), seed=0, shuffle=False, lanes=1)
+        >>> order.locate(0, np.array([0, 2, 4]))
+        (array([0, 1, 1]), array([0, 0, 2]))
     """
-    multiples = np.arange(lanes, dtype=np.uint64) * np.uint64(_GOLDEN)
+
+    rows: Ints
+    seed: int
+    shuffle: bool
+    lanes: int
+    _line: _Line = field(init=False, repr=False)
+    _tables: OrderedDict[int, _EpochTable] = field(init=False, repr=False, default_factory=OrderedDict)
+    _permutations: _Permutations = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        rows = np.array(self.rows, dtype=np.int64)
+        if rows.ndim != 1 or (rows < 0).any():
+            raise UsageError("the live rows of the chunks are not one number, 0 or more, for each chunk")
+        if not 0 <= self.seed < 1 << 63:
+            raise UsageError(f"seed {self.seed} is outside 0..2^63 - 1")
+        if self.lanes < 1:
+            raise UsageError(f"{self.lanes} lanes are less than 1")
+        rows.setflags(write=False)
+        largest = int(rows.max(initial=1))
+        limit_bytes = 2 * self.lanes * largest * np.min_scalar_type(largest - 1).itemsize
+        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "_line", _lay_line(rows, self.seed, self.shuffle, self.lanes))
+        object.__setattr__(self, "_permutations", _Permutations(max(LEAST_CACHE_BYTES, limit_bytes)))
+
+    def __reduce__(self) -> tuple[Callable[[], Order], tuple[()]]:
+        """Pickle what the order is made of, and nothing that can be computed again."""
+        return partial(Order, rows=self.rows, seed=self.seed, shuffle=self.shuffle, lanes=self.lanes), ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Order) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[bytes, int, bool, int]:
+        return self.rows.tobytes(), self.seed, self.shuffle, self.lanes
+
+    @property
+    def total(self) -> int:
+        """N, the number of samples."""
+        return self._line.total
+
+    def locate(self, epoch: int, positions: Ints) -> tuple[Ints, Ints]:
+        """Return the chunk (in manifest order) and the live row in it of each position, both (n,), int64.
+
+        Raises:
+            UsageError: A position is outside 0 … N - 1, or the epoch is negative.
+        """
+        chunks, places, table = self._find(epoch, positions)
+        if not self.shuffle:
+            return chunks, places
+        by_chunk = np.argsort(chunks, kind="stable")
+        grouped = chunks[by_chunk]
+        edges = np.flatnonzero(np.diff(grouped, prepend=-1, append=-1))
+        found = grouped[edges[:-1]]
+        seeds, lengths = table.row_seed[found].tolist(), self.rows[found].tolist()
+        rows = np.empty_like(places)
+        for seed, length, (begin, end) in zip(seeds, lengths, pairwise(edges.tolist()), strict=True):
+            here = by_chunk[begin:end]
+            rows[here] = self._permutations.find(seed, length)[places[here]]
+        return chunks, rows
+
+    def chunks(self, epoch: int, positions: Ints) -> Ints:
+        """Return the chunk of each position, (n,), int64, without permuting any rows; raises as `locate`."""
+        return self._find(epoch, positions)[0]
+
+    def _find(self, epoch: int, positions: Ints) -> tuple[Ints, Ints, _EpochTable]:
+        """Return the chunk of each position, its place in that chunk's permutation, and the epoch's table."""
+        line, table = self._line, self._table(epoch)
+        positions = np.asarray(positions, dtype=np.int64)
+        if positions.size and (positions.min() < 0 or positions.max() >= line.total):
+            spread = f"{positions.min()}..{positions.max()}"
+            raise UsageError(f"positions {spread} are not inside 0..{line.total - 1}")
+        step, turn = np.divmod(positions, self.lanes)
+        lane = line.visits[turn]
+        begin = line.lane_edge[lane]
+        along = begin + (step + table.turn[lane]) % (line.lane_edge[lane + 1] - begin)
+        at = np.searchsorted(table.edge, along, side="right") - 1
+        piece = table.piece[at]
+        return line.chunk[piece], line.start[piece] + along - table.edge[at], table
+
+    def _table(self, epoch: int) -> _EpochTable:
+        if epoch < 0:
+            raise UsageError(f"epoch {epoch} is less than 0")
+        table = self._tables.get(epoch)
+        if table is None:
+            table = self._tables[epoch] = self._make_table(epoch)
+            if len(self._tables) > _TABLES_KEPT:
+                self._tables.popitem(last=False)
+        return table
+
+    def _make_table(self, epoch: int) -> _EpochTable:
+        line = self._line
+        piece = np.arange(len(line.lane), dtype=np.int64)
+        if self.shuffle:
+            piece = np.lexsort((_pick(_seed(self.seed, _PIECES, epoch), piece), line.lane))
+        length = line.length[piece]
+        edge = _edges(length)
+        # A lane without samples has no first piece: it takes any length, and no position ever asks for it.
+        first = np.searchsorted(edge, line.lane_edge[:-1], side="right") - 1
+        turn = np.append(length, 0)[first] * np.arange(self.lanes, dtype=np.int64) // self.lanes
+        row_seed = _pick(_seed(self.seed, _ROWS, epoch), np.arange(len(self.rows), dtype=np.int64))
+        return _EpochTable(piece, edge, turn, row_seed)
+
+
+def lane_order(lanes: int) -> Ints:
+    """Return v, the lanes that L consecutive positions visit one after the other, (lanes,), int64.
+
+    v(j) is the rank of (j + 1) * 0x9E3779B97F4A7C15 mod 2^64, the fractional part of (j + 1) divided by the
+    golden ratio, among those of j = 0 … L - 1: any few neighbours are spread evenly (Knuth, The Art of
+    Computer Programming 3, 6.4, theorem S). With j in place of j + 1, processes would share more lanes.
+    """
     order = np.empty(lanes, dtype=np.int64)
-    order[np.argsort(multiples, kind="stable")] = np.arange(lanes)
-    order.setflags(write=False)
+    order[_turns(lanes)] = np.arange(lanes, dtype=np.int64)
     return order
 
 
@@ -172,54 +243,101 @@ def batch_positions(
     """Return the positions of one process's batch, (batch_size,), int64.
 
     The global batch is the next `count * batch_size` positions: its real samples sorted by lane and step,
-    then, if they are too few, positions 0, 1, 2 … behind them. So padding is last in rank order.
+    then, if they are too few, positions 0, 1, 2 … behind them. So padding is last in rank order. The cost
+    depends on lanes and batch size, not on how many processes there are.
 
     Args:
-        total: Samples of the dataset, at least 1.
+        total: Samples of the dataset.
         position: Where the global batch begins.
         batch_size: Samples that each process gets.
         index: Which process.
         count: How many processes.
         lanes: Lanes of the order.
+
+    Raises:
+        UsageError: No batch begins at that position, or there is no such process.
     """
-    stride = batch_size * count
-    real = np.arange(position, min(position + stride, total), dtype=np.int64)
-    real = real[np.lexsort((real // lanes, lane_order(lanes)[real % lanes]))]
-    padding = np.arange(stride - len(real), dtype=np.int64) % total
-    return np.concatenate([real, padding])[index * batch_size : (index + 1) * batch_size]
+    if not 0 <= position < total:
+        raise UsageError(f"no batch begins at position {position} of {total} samples")
+    if not 0 <= index < count:
+        raise UsageError(f"shard index {index} is outside 0..{count - 1}")
+    real = min(batch_size * count, total - position)
+    first = (_turns(lanes) - position) % lanes
+    edge = _edges(np.maximum(0, (real - first + lanes - 1) // lanes))
+    places = np.arange(index * batch_size, (index + 1) * batch_size, dtype=np.int64)
+    sorted_places = places[places < real]
+    lane = np.searchsorted(edge, sorted_places, side="right") - 1
+    positions = (places - real) % total
+    positions[: len(lane)] = position + first[lane] + (sorted_places - edge[lane]) * lanes
+    return positions
 
 
 def count_batches(*, total: int, position: int, batch_size: int, count: int, drop: bool) -> int:
-    """Return the steps from a position to the end: the same on every rank."""
+    """Return the steps from a position to the end, on every rank; `drop` leaves a partial last one out."""
     stride = batch_size * count
-    left = max(total - position, 0)
+    left = _left(total, position)
     return left // stride if drop else -(-left // stride)
 
 
 def remainder(*, total: int, position: int, batch_size: int, count: int) -> int:
-    """Return the real samples of the last global batch, 0 when it is full."""
-    return max(total - position, 0) % (batch_size * count)
+    """Return the real samples of the last global batch of a pass that begins there, 0 when it is full."""
+    return _left(total, position) % (batch_size * count)
 
 
 def mix_seed(seed: int, epoch: int, start: int, first: int) -> int:
     """Return the seed, below 2^63, of a batch's random numbers, by its global batch and first row."""
-    return int(_hash(np.array([first], dtype=np.int64), seed, _BATCHES, epoch, start)[0]) >> 1
+    return int(_seed(seed, _BATCHES, epoch, start, first)[0]) >> 1
 
 
-def _hash(values: Ints, *keys: int) -> npt.NDArray[np.uint64]:
-    """Return 64 random-looking bits for each value, decided by it and the keys."""
-    state = 0
+def _left(total: int, position: int) -> int:
+    if not 0 <= position <= total:
+        raise UsageError(f"position {position} is outside 0..{total}")
+    return total - position
+
+
+def _lay_line(rows: Ints, seed: int, shuffle: bool, lanes: int) -> _Line:
+    total = int(rows.sum())
+    visits = lane_order(lanes)
+    lengths = np.full(lanes, total // lanes, dtype=np.int64)
+    lengths[visits[: total % lanes]] += 1
+    lane_edge = _edges(lengths)
+    chunks = np.arange(len(rows), dtype=np.int64)
+    if shuffle:
+        chunks = np.argsort(_pick(_seed(seed, _CHUNKS), chunks), kind="stable")
+    chunk_edge = _edges(rows[chunks])
+    edges = np.unique(np.concatenate([chunk_edge, lane_edge]))
+    begin, length = edges[:-1], np.diff(edges)
+    lane = np.searchsorted(lane_edge, begin, side="right") - 1
+    at = np.searchsorted(chunk_edge, begin, side="right") - 1
+    return _Line(total, visits, lane_edge, lane, chunks[at], begin - chunk_edge[at], length)
+
+
+def _edges(lengths: Ints) -> Ints:
+    """Return where each begins when they are laid end to end, and the end, (n + 1,)."""
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+
+
+def _turns(lanes: int) -> Ints:
+    """Return which of L consecutive positions visits each lane, (lanes,): the inverse of v."""
+    return np.argsort(np.arange(1, lanes + 1, dtype=np.uint64) * _GOLDEN, kind="stable")
+
+
+def _seed(*keys: int) -> Hashes:
+    """Return the seed, (1,), that the keys lead to: each picks from the stream of the one before."""
+    seed = np.zeros(1, dtype=np.uint64)
     for key in keys:
-        state = int(_mix(np.array([(state + key) & _MASK], dtype=np.uint64))[0])
-    with np.errstate(over="ignore"):
-        return _mix(_mix(values.astype(np.uint64)) + np.uint64(state))
+        seed = _pick(seed, np.array([key], dtype=np.int64))
+    return seed
 
 
-def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return SplitMix64's output for each state."""
-    with np.errstate(over="ignore"):
-        mixed = values + np.uint64(_GOLDEN)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed ^= mixed >> np.uint64(31)
+def _pick(seed: Hashes, numbers: Ints) -> Hashes:
+    """Return what stands at these places, from 0 on, in SplitMix64's stream with that seed, (1,).
+
+    Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014; the constants are those of
+    Vigna's splitmix64.c.
+    """
+    mixed: Hashes = (numbers.astype(np.uint64) + np.uint64(1)) * _GOLDEN + seed
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
     return mixed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 _FIRST_PAUSE_SECONDS = 0.001
-_LONGEST_PAUSE_SECONDS = 0.05
 
 
 class Patience:
@@ -13,10 +12,12 @@ class Patience:
 
     Args:
         seconds: How long that may be.
+        longest_pause_seconds: Up to what the pauses grow from one to the next.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, *, longest_pause_seconds: float = 0.05) -> None:
         self.seconds = seconds
+        self._longest_pause = longest_pause_seconds
         self._since = time.monotonic()
         self._pause = _FIRST_PAUSE_SECONDS
         self._seen: object = None
@@ -37,9 +38,9 @@ class Patience:
         self._since = time.monotonic()
 
     def pause(self) -> bool:
-        """Sleep a little, up to 50 ms, and return True; return False once patience is at its end."""
+        """Sleep a little and return True; return False once patience is at its end."""
         if self.idle_seconds >= self.seconds:
             return False
         time.sleep(self._pause)
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+        self._pause = min(2 * self._pause, self._longest_pause)
         return True

@@ -32,27 +32,31 @@ class _Opened:
 
 
 class ChunkReader:
-    """Reads rows by chunk and live row, holding at most `capacity` chunks open.
+    """Reads rows by chunk and live row, holding chunks open from one to the next.
 
     Args:
         store: Where the chunks are.
         cache: The machine's cache.
         manifest: The version.
         label: The version as people write it, for messages.
-        capacity: The most chunks held open at once; the least recently used is let go.
+
+    Attributes:
+        keep: The most chunks held open at once, but for the one in use; the least recently used is let go.
+        rows_read: Rows sliced out of chunks so far, in this process.
+        chunks_opened: Chunks opened for that so far.
     """
 
-    def __init__(
-        self, *, store: Store, cache: ChunkCache, manifest: Manifest, label: str, capacity: int
-    ) -> None:
+    def __init__(self, *, store: Store, cache: ChunkCache, manifest: Manifest, label: str, keep: int) -> None:
         self._store = store
         self._cache = cache
         self._manifest = manifest
         self._label = label
-        self._capacity = capacity
+        self.keep = keep
         self._opened: OrderedDict[int, _Opened] = OrderedDict()
         self._refetched: set[int] = set()
         self._pid = os.getpid()
+        self.rows_read = 0
+        self.chunks_opened: set[int] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind: a reader in another process opens its own."""
@@ -69,9 +73,11 @@ class ChunkReader:
             row = live_row if opened.live is None else int(opened.live[live_row])
             what = self.describe_chunk(chunk)
             try:
+                self.rows_read += 1
                 label = read_label(opened.index, row, opened.tar.read, what=what)
                 return label, read_files(opened.index, row, opened.tar.read, what=what)
             except CorruptError as error:
+                self.rows_read -= 1
                 self._discard(chunk, error)
 
     def describe(self, chunk: int, live_row: int) -> str:
@@ -101,7 +107,12 @@ class ChunkReader:
         name = self._manifest.chunk_object(entry)
         return self._cache.open(self._store, name, entry, what=self.describe_chunk(chunk), timeout_seconds=0)
 
-    def close(self) -> None:
+    def trim(self) -> None:
+        """Let all chunks go but those to keep."""
+        while len(self._opened) > self.keep:
+            self._let_go()
+
+    def let_go(self) -> None:
         """Let all chunks go."""
         while self._let_go():
             pass
@@ -111,9 +122,10 @@ class ChunkReader:
             self._opened, self._refetched, self._pid = OrderedDict(), set(), os.getpid()
         opened = self._opened.get(chunk)
         if opened is None:
-            while len(self._opened) >= self._capacity:
+            while len(self._opened) >= max(self.keep, 1):
                 self._let_go()
             opened = self._opened[chunk] = self._load(chunk)
+            self.chunks_opened.add(chunk)
         self._opened.move_to_end(chunk)
         return opened
 

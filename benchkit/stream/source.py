@@ -13,17 +13,17 @@ from benchkit.data.catalogue import Version, find_version, open_catalogue, read_
 from benchkit.errors import UsageError
 from benchkit.format.layout import check_dataset_name
 from benchkit.format.manifest import Manifest
-from benchkit.settings import Settings, load_settings
+from benchkit.settings import Settings, load_settings, read_local_world
 from benchkit.store.base import Store
 from benchkit.store.local import LocalStore
 from benchkit.store.urls import open_store
 from benchkit.stream.cache import ChunkCache
 from benchkit.stream.order import Order
 from benchkit.stream.reader import ChunkReader, Row, check_rows
+from benchkit.stream.room import Room, share_room
 
 SHUFFLED_LANES = 32
 UNSHUFFLED_LANES = 1
-_SPARE_CHUNKS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +74,16 @@ class OpenedVersion:
         """The machine's cache."""
         return ChunkCache(folder=self.settings.cache_dir, limit_bytes=self.settings.cache_limit_bytes)
 
+    def room(self, *, workers: int) -> Room:
+        """Return how many chunks each process of this machine may hold open."""
+        return share_room(
+            limit_bytes=self.settings.cache_limit_bytes,
+            largest_tar_bytes=max(chunk.tar_bytes for chunk in self.manifest.chunks),
+            lanes=self.selection.lanes,
+            processes=read_local_world(),
+            workers=workers,
+        )
+
     @cached_property
     def reader(self) -> ChunkReader:
         """The reader of this process."""
@@ -82,7 +92,7 @@ class OpenedVersion:
             cache=self.cache,
             manifest=self.manifest,
             label=self.version.label,
-            capacity=self.selection.lanes + _SPARE_CHUNKS,
+            keep=1,
         )
 
 

@@ -60,8 +60,8 @@ def read_state(values: Mapping[str, Any]) -> LoaderState:
             f"the state belongs to order version {values.get('order')!r}, this benchkit has {ORDER_VERSION}: "
             "finish the epoch with the version that began it"
         )
-    kinds = dict.fromkeys(("seed", "lanes", "epoch", "position"), int) | {"shuffle": bool}
-    kinds |= {"dataset": str, "manifest": str}
+    kinds: dict[str, type] = {"dataset": str, "manifest": str, "shuffle": bool}
+    kinds |= dict.fromkeys(("seed", "lanes", "epoch", "position"), int)
     for name, kind in kinds.items():
         if type(values.get(name)) is not kind:
             raise StateError(f"the state's {name} is {values.get(name)!r:.60}, not of type {kind.__name__}")

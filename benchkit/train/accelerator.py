@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 
 from benchkit.errors import UsageError
+from benchkit.settings import read_world
 
 
 def get_accelerator(
@@ -48,7 +50,7 @@ def get_accelerator(
         dynamo_backend=dynamo_backend,
         gradient_accumulation_steps=gradient_accumulation_steps,
         mixed_precision=mixed_precision,
-        cpu=cpu,
+        cpu=cpu or _runs_several_on_cpus(),
         rng_types=rng_types,
         kwargs_handlers=kwargs_handlers,
     )
@@ -58,3 +60,12 @@ def get_accelerator(
             f"leave it out, and divide the batch size by the {accelerator.num_processes} processes"
         )
     return accelerator
+
+
+def _runs_several_on_cpus() -> bool:
+    """Return whether several processes were started where there is no device that joins them.
+
+    There Accelerate joins them only when told to stay on the CPU; else each takes itself for the only one.
+    """
+    world = read_world()
+    return world is not None and world[1] > 1 and not (torch.cuda.is_available() or torch.xpu.is_available())

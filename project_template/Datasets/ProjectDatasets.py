@@ -2,11 +2,7 @@
 
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
-
-from benchkit import IterableChunk, ProcessorDataset
+from benchkit import IterableChunk, ProcessorDataset, decode_image
 
 DIGITS = Path(__file__).resolve().parent / "digits"
 
@@ -36,8 +32,8 @@ class DigitsChunk(IterableChunk):
 
     def _data_iterator(self):
         for label, files in super()._data_iterator():
-            pixels = np.asarray(Image.open(files[0]), dtype=np.float32) / 255
-            yield label, torch.from_numpy(pixels).unsqueeze(0)  # one channel: (1, 8, 8)
+            # One channel of 8 x 8 pixels, from 0 to 1.
+            yield label, decode_image(files[0], mode="L") / 255
 
 
 def main():

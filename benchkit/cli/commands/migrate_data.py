@@ -1,0 +1,189 @@
+"""`python manage.py migrate-data`: datasets packed, tried and uploaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from benchkit.cli import render
+from benchkit.cli.app import managed_project
+from benchkit.cli.progress import Bar
+
+if TYPE_CHECKING:
+    from benchkit.format.chunk import Codec
+    from benchkit.project.userdata import UserDataset
+    from benchkit.settings import Settings
+
+EXAMPLE = "Example: python manage.py migrate-data train --zip --tdl"
+
+
+class CodecChoice(str, Enum):
+    """The codecs that a chunk can be asked to have."""
+
+    auto = "auto"
+    zstd = "zstd"
+    none = "none"
+
+
+CODECS: dict[CodecChoice, Codec] = {
+    CodecChoice.auto: "auto",
+    CodecChoice.zstd: "zstd",
+    CodecChoice.none: "none",
+}
+
+
+def migrate_data(
+    context: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(help="The dataset.", show_default="all that main() lists")
+    ] = None,
+    zip_: Annotated[bool, typer.Option("--zip", help="Pack into staging, ProjectDatasets/.")] = False,
+    tdl: Annotated[
+        bool, typer.Option("--tdl", help="Try the data loader: read all that is staged as training would.")
+    ] = False,
+    up: Annotated[bool, typer.Option("--up", help="Upload staging to the remote.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Packing processes.", show_default="one for each core")
+    ] = None,
+    chunk_mib: Annotated[int, typer.Option(min=1, help="Size of a chunk before compression, MiB.")] = 32,
+    codec: Annotated[
+        CodecChoice, typer.Option(help="How chunks are stored; auto compresses where it pays.")
+    ] = CodecChoice.auto,
+) -> None:
+    """Pack, try and upload the project's datasets: all three, or those of --zip, --tdl, --up.
+
+    Cut off anywhere, the same command goes on where it was.
+    """
+    from benchkit.project.userdata import load_datasets
+    from benchkit.settings import load_settings, use_project
+
+    project = managed_project(context)
+    use_project(project)
+    settings = load_settings(project)
+    datasets = load_datasets(project, name)
+    every = not (zip_ or tdl or up)
+    if zip_ or every:
+        _pack(settings, datasets, chunk_bytes=chunk_mib << 20, codec=CODECS[codec], workers=workers)
+    if tdl or every:
+        _try(datasets)
+    if up or every:
+        _upload(settings, datasets)
+
+
+def _pack(
+    settings: Settings, datasets: list[UserDataset], *, chunk_bytes: int, codec: Codec, workers: int | None
+) -> None:
+    from benchkit.data.pack import PackProgress, pack
+    from benchkit.store.local import LocalStore
+
+    staging = LocalStore(settings.staging)
+    rows = []
+    for dataset in datasets:
+        with Bar(dataset.name, "samples") as bar:
+
+            def show(progress: PackProgress, bar: Bar = bar, name: str = dataset.name) -> None:
+                bar.show(
+                    done_bytes=progress.bytes,
+                    total_bytes=progress.total_bytes,
+                    count=progress.samples,
+                    total=progress.total_samples,
+                    title=f"{'walking' if progress.stage == 'walk' else 'packing'} {name}",
+                )
+
+            report = pack(
+                dataset.processor,
+                dataset.name,
+                staging=staging,
+                project=settings.project,
+                chunk_bytes=chunk_bytes,
+                codec=codec,
+                workers=workers,
+                on_progress=show,
+            )
+        rows.append(
+            (
+                report.version.label,
+                "new" if report.new else "unchanged",
+                f"{report.samples:,}",
+                f"{report.chunks:,}",
+                f"{report.reused_chunks:,}",
+                render.size(report.bytes_read),
+                render.size(report.stored_bytes),
+                f"{report.stored_bytes / report.tar_bytes:.2f}",
+                render.duration(report.seconds),
+                render.rate(report.samples, report.seconds, "samples"),
+            )
+        )
+    heads = ("packed", "version", "samples", "chunks", "skipped", "read", "stored", "ratio", "time", "rate")
+    _print_table(heads, rows, right=range(2, 10))
+
+
+def _try(datasets: list[UserDataset]) -> None:
+    from benchkit.project.trial import try_dataset
+
+    rows = []
+    for dataset in datasets:
+        with Bar(f"trying {dataset.name}", "samples") as bar:
+
+            def show(progress: tuple[int, int], sizes: tuple[int, int], bar: Bar = bar) -> None:
+                bar.show(done_bytes=sizes[0], total_bytes=sizes[1], count=progress[0], total=progress[1])
+
+            report = try_dataset(dataset, on_progress=show)
+        rows.append(
+            (
+                report.version,
+                f"{report.samples:,}",
+                f"{report.rows:,}",
+                f"{report.batches:,}",
+                render.size(report.tar_bytes),
+                render.duration(report.seconds),
+                render.rate(report.samples, report.seconds, "samples"),
+            )
+        )
+    heads = ("tried", "samples, each once", "rows", "batches", "read", "time", "rate")
+    _print_table(heads, rows, right=range(1, 7))
+
+
+def _upload(settings: Settings, datasets: list[UserDataset]) -> None:
+    from benchkit.data.upload import UploadProgress, upload
+    from benchkit.store.local import LocalStore
+    from benchkit.store.urls import open_store
+
+    remote = open_store(settings.remote_url)
+    staging = LocalStore(settings.staging)
+    rows = []
+    for dataset in datasets:
+        with Bar(f"uploading {dataset.name}", "chunks") as bar:
+
+            def show(progress: UploadProgress, bar: Bar = bar) -> None:
+                bar.show(
+                    done_bytes=progress.bytes,
+                    total_bytes=progress.total_bytes,
+                    count=progress.chunks,
+                    total=progress.total_chunks,
+                )
+
+            report = upload(staging, remote, dataset.name, on_progress=show)
+        rows.append(
+            (
+                report.version.label,
+                "new" if report.new else "unchanged",
+                f"{report.chunks_sent + report.chunks_skipped:,}",
+                f"{report.chunks_skipped:,}",
+                f"{report.chunks_sent:,}",
+                render.size(report.bytes_sent),
+                render.duration(report.seconds),
+                render.size_rate(report.bytes_sent, report.seconds),
+            )
+        )
+    heads = ("uploaded", "version", "chunks", "skipped", "sent", "bytes sent", "time", "rate")
+    _print_table(heads, rows, right=range(2, 8))
+    print(f"to {render.escape(remote.url)}")
+
+
+def _print_table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, right: range) -> None:
+    print(render.table(heads, rows, right=right))
+    print()

@@ -1,0 +1,174 @@
+"""Verification: whether a version's objects are there and, where asked, whether every byte is right."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from benchkit.data.catalogue import Version, find_version, open_catalogue, read_manifest
+from benchkit.data.unpack import unpack_chunk
+from benchkit.errors import CorruptError, FormatError, ObjectNotFoundError
+from benchkit.format.digests import digest_bytes
+from benchkit.format.index import ChunkIndex, decode_index
+from benchkit.format.layout import MARKER_NAME, chunks_prefix
+from benchkit.format.manifest import ChunkEntry, Manifest
+from benchkit.format.sample import ReadRange, read_files, read_label
+from benchkit.store.base import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyProgress:
+    """How far a verification has come: chunks and their stored bytes, done and in all."""
+
+    chunks: int
+    total_chunks: int
+    bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What a verification found.
+
+    Attributes:
+        version: What was verified.
+        full: Whether every byte was read, or presence and sizes looked at.
+        chunks: Chunks of the version.
+        samples: Live samples of the version.
+        bytes: Stored bytes of its chunks.
+        problems: What is wrong, a line each; empty when nothing is.
+    """
+
+    version: Version
+    full: bool
+    chunks: int
+    samples: int
+    bytes: int
+    problems: tuple[str, ...]
+
+
+def verify(
+    store: Store,
+    dataset: str,
+    number: int | None = None,
+    *,
+    full: bool,
+    on_progress: Callable[[VerifyProgress], None] | None = None,
+) -> VerifyReport:
+    """Look for everything that is wrong with a version; problems are reported, not raised.
+
+    Args:
+        store: Where it is.
+        dataset: Name of the dataset.
+        number: Number of the version; None is the newest.
+        full: Check every digest and index, and read every sample; else presence and size of its objects.
+        on_progress: Is told how far it has come.
+
+    Raises:
+        NotFoundError: There is no such dataset or version.
+        StoreError: The store failed.
+    """
+    problems: list[str] = []
+    try:
+        open_catalogue(store)
+        if store.stat(MARKER_NAME) is None:
+            problems.append(f"{store.url} lacks {MARKER_NAME}: migrate any dataset to write it again")
+    except FormatError as error:
+        problems.append(str(error))
+    version = find_version(store, dataset, number=number)
+    manifest = Manifest(dataset=dataset, chunk_bytes=0, codec="auto", chunks=())
+    try:
+        manifest = read_manifest(store, version)
+    except (CorruptError, FormatError) as error:
+        problems.append(str(error))
+    checker = _Checker(store, version, manifest)
+    done = 0
+    for count, chunk in enumerate(manifest.chunks, start=1):
+        problems.extend(checker.check(chunk, full=full))
+        done += chunk.stored_bytes
+        if on_progress:
+            on_progress(
+                VerifyProgress(
+                    chunks=count,
+                    total_chunks=len(manifest.chunks),
+                    bytes=done,
+                    total_bytes=manifest.stored_bytes,
+                )
+            )
+    return VerifyReport(
+        version=version,
+        full=full,
+        chunks=len(manifest.chunks),
+        samples=manifest.samples,
+        bytes=manifest.stored_bytes,
+        problems=tuple(problems),
+    )
+
+
+class _Checker:
+    """Checks the chunks of one version."""
+
+    def __init__(self, store: Store, version: Version, manifest: Manifest) -> None:
+        self._store = store
+        self._version = version
+        self._manifest = manifest
+        self._sizes = {info.name: info.size for info in store.list(chunks_prefix(version.dataset))}
+
+    def check(self, chunk: ChunkEntry, *, full: bool) -> Iterator[str]:
+        """Yield what is wrong with a chunk."""
+        name = self._manifest.chunk_object(chunk)
+        what = f"chunk {name.rpartition('/')[2]} of {self._version.label}"
+        size = self._sizes.get(name)
+        if size is None:
+            yield f"{what} is missing from {self._store.url}"
+        elif size != chunk.stored_bytes:
+            yield f"{what} has {size} bytes in {self._store.url}, expected {chunk.stored_bytes}"
+        elif full:
+            yield from self._check_bytes(name, chunk, what)
+
+    def _check_bytes(self, name: str, chunk: ChunkEntry, what: str) -> Iterator[str]:
+        with tempfile.TemporaryFile(buffering=0) as tar:
+            try:
+                fault = unpack_chunk(self._store.stream(name), chunk, tar.fileno())
+                index = None if fault else self._read_index(chunk, tar.fileno(), what)
+            except ObjectNotFoundError:
+                fault, index = "it has just been removed", None
+            except (CorruptError, FormatError) as error:
+                fault, index = str(error), None
+            if fault:
+                yield f"{what} in {self._store.url} is corrupt: {fault}"
+            if index:
+                yield from _check_samples(chunk, index, tar.fileno(), what)
+
+    def _read_index(self, chunk: ChunkEntry, tar: int, what: str) -> ChunkIndex:
+        place = chunk.index
+        if place.tar_offset is not None:
+            data = os.pread(tar, place.tar_length, place.tar_offset)
+        else:
+            data = self._store.read(str(place.object), start=place.offset, length=place.length)
+        if digest_bytes(data) != place.digest:
+            raise CorruptError(f"the index of {what} is not the one that the manifest names")
+        return decode_index(data, tar_bytes=chunk.tar_bytes, samples=chunk.samples, what=what)
+
+
+def _check_samples(chunk: ChunkEntry, index: ChunkIndex, tar: int, what: str) -> Iterator[str]:
+    """Yield what is wrong with a chunk's live samples, each read as a loader reads it."""
+
+    def read(offset: int, length: int) -> bytes:
+        return os.pread(tar, length, offset)
+
+    for row in chunk.live_rows().tolist():
+        fault = _find_fault(index, row, read, what)
+        if fault:
+            yield fault
+
+
+def _find_fault(index: ChunkIndex, row: int, read: ReadRange, what: str) -> str | None:
+    try:
+        read_label(index, row, read, what=what)
+        read_files(index, row, read, what=what)
+    except (CorruptError, FormatError) as error:
+        return str(error)
+    return None

@@ -1,0 +1,125 @@
+"""Transfer: objects from one store to another, several at once, each verified before it is written."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchkit.errors import CorruptError, StoreError
+from benchkit.format.digests import new_hasher
+from benchkit.store.base import Store
+
+Progress = Callable[[int], None]
+_QUEUED_PER_WORKER = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferItem:
+    """One object to copy: name, size in bytes, and the BLAKE3 digest that its bytes must have."""
+
+    name: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferReport:
+    """What a transfer did: objects sent, objects that were there already, bytes sent."""
+
+    sent: int
+    skipped: int
+    bytes_sent: int
+
+
+def copy_objects(
+    source: Store,
+    target: Store,
+    items: Iterable[TransferItem],
+    *,
+    workers: int = 8,
+    on_progress: Progress | None = None,
+) -> TransferReport:
+    """Copy what the target lacks.
+
+    An object travels through a temporary file, so memory does not grow with its size, and is written to the
+    target only if it has the digest it should have. What the target has with the right size is not sent
+    again. The first error stops the rest.
+
+    Args:
+        source: Where the objects are.
+        target: Where they go.
+        items: Which ones.
+        workers: How many travel at once.
+        on_progress: Called with the bytes of each object that has arrived, or was there.
+
+    Raises:
+        CorruptError: An object of the source is not what its name says.
+        StoreError: One of the stores failed.
+    """
+    sent = skipped = bytes_sent = 0
+    stop = threading.Event()
+    running: dict[Future[bool], TransferItem] = {}
+
+    def collect(done: Iterable[Future[bool]]) -> None:
+        nonlocal sent, skipped, bytes_sent
+        for future in done:
+            item = running.pop(future)
+            if future.result():
+                sent += 1
+                bytes_sent += item.size
+            else:
+                skipped += 1
+            if on_progress:
+                on_progress(item.size)
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="benchkit-transfer") as pool:
+        try:
+            for item in items:
+                if len(running) >= workers * _QUEUED_PER_WORKER:
+                    collect(wait(running, return_when=FIRST_COMPLETED).done)
+                running[pool.submit(_copy_object, source, target, item, stop)] = item
+            while running:
+                collect(wait(running, return_when=FIRST_COMPLETED).done)
+        except BaseException:
+            stop.set()
+            raise
+    return TransferReport(sent=sent, skipped=skipped, bytes_sent=bytes_sent)
+
+
+def _copy_object(source: Store, target: Store, item: TransferItem, stop: threading.Event) -> bool:
+    """Copy one object; False where it was there already, or the transfer has been stopped."""
+    if stop.is_set():
+        return False
+    there = target.stat(item.name)
+    if there is not None and there.size == item.size:
+        return False
+    try:
+        with tempfile.TemporaryFile() as file:
+            hasher, size = new_hasher(), 0
+            for block in source.stream(item.name):
+                if stop.is_set():
+                    return False
+                hasher.update(block)
+                size += len(block)
+                file.write(block)
+            file.flush()
+            file.seek(0)
+            if size != item.size or hasher.hexdigest() != item.digest:
+                raise CorruptError(
+                    f"{item.name} in {source.url} is corrupt: it has {size} bytes with the digest "
+                    f"{hasher.hexdigest()[:12]}…, not {item.size} with {item.digest[:12]}…; it was not sent"
+                )
+            # The file has no name of its own, so that a killed transfer leaves nothing behind.
+            target.write(item.name, Path(f"/dev/fd/{file.fileno()}"))
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"{item.name} was not sent: {error}; make room in {tempfile.gettempdir()}, or set TMPDIR to "
+            "another folder"
+        ) from error
+    return True

@@ -1,0 +1,172 @@
+"""Laws of `bench-kit` and `python manage.py`, as a user at a terminal meets them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from benchkit.cli import main, manage
+from benchkit.cli.app import run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def bench_kit(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[object, str, str]:
+    """Return exit code, stdout and stderr of a command run in this process."""
+    with pytest.raises(SystemExit) as end:
+        run(main.app, arguments, program="bench-kit")
+    output = capsys.readouterr()
+    return end.value.code, output.out, output.err
+
+
+def in_shell(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty folder that is the current one, with no settings from outside."""
+    for name in ("BENCHKIT_PROJECT", "BENCHKIT_REMOTE", "BENCHKIT_CACHE_DIR", "BENCHKIT_CACHE_LIMIT_BYTES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("app", [main.app, manage.app], ids=["bench-kit", "manage.py"])
+def test_every_command_has_help_with_an_example_that_names_it(app: typer.Typer) -> None:
+    program = {id(main.app): "bench-kit", id(manage.app): "python manage.py"}[id(app)]
+    names = [command.name for command in app.registered_commands]
+    assert names
+    for name in names:
+        result = CliRunner().invoke(app, [str(name), "--help"])
+        assert result.exit_code == 0
+        example = f"Example: {program} {name}".replace("start-project", "startproject")
+        assert example in result.stdout
+
+
+@pytest.mark.parametrize("command", ["startproject", "start-project"])
+def test_startproject_makes_a_project_and_says_what_comes_next(
+    folder: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, output, errors = bench_kit(command, "digits", capsys=capsys)
+    assert (code, errors) == (0, "")
+    assert (folder / "digits/manage.py").is_file()
+    assert output.splitlines()[0] == "made the project digits"
+    assert "cd digits" in output
+    assert "python manage.py migrate-data" in output
+
+
+@pytest.mark.parametrize(
+    "further", [("sk-secret",), ("sk-secret", "--remote", "/data"), ("sk-secret", "more")]
+)
+def test_the_older_form_with_a_key_is_answered_with_remote_and_the_key_is_not_repeated(
+    folder: Path, further: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, output, errors = bench_kit("startproject", "my-id", *further, capsys=capsys)
+    assert (code, output) == (2, "")
+    assert "--remote" in errors
+    assert "sk-secret" not in errors
+    assert list(folder.iterdir()) == []
+
+
+def test_startproject_refuses_a_bad_name_and_a_taken_one(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, errors = bench_kit("startproject", "a/b", capsys=capsys)
+    assert code == 2
+    assert errors.startswith("error: 'a/b' is no project name")
+
+    (folder / "taken").mkdir()
+    (folder / "taken/mine.txt").touch()
+    code, _, errors = bench_kit("startproject", "taken", capsys=capsys)
+    assert code == 3
+    assert "is not an empty folder" in errors
+    assert errors.count("\n") == 1
+
+
+def test_project_info_shows_the_project_as_text_and_as_json(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench_kit("startproject", "digits", "--remote", "shared/store", capsys=capsys)
+    monkeypatch.setenv("BENCHKIT_CACHE_DIR", str(folder / "cache"))
+    monkeypatch.setenv("BENCHKIT_CACHE_LIMIT_BYTES", str(3 << 30))
+    monkeypatch.chdir(folder / "digits/Models")
+
+    code, output, _ = bench_kit("project-info", "--json", capsys=capsys)
+    assert code == 0
+    assert json.loads(output) == {
+        "id": "digits",
+        "project": str(folder / "digits"),
+        "remote": (folder / "shared/store").as_uri(),
+        "staging": str(folder / "digits/ProjectDatasets"),
+        "cache_dir": str(folder / "cache"),
+        "cache_limit_bytes": 3 << 30,
+    }
+
+    code, output, _ = bench_kit("project-info", capsys=capsys)
+    assert code == 0
+    assert f"project      {folder / 'digits'}" in output.splitlines()
+    assert "cache limit  3.00 GiB" in output.splitlines()
+
+
+def test_outside_a_project_the_error_names_the_file_and_the_command(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, output, errors = bench_kit("project-info", capsys=capsys)
+    assert (code, output) == (3, "")
+    assert "benchkit.toml" in errors
+    assert "bench-kit startproject" in errors
+    assert "Traceback" not in errors
+
+
+def test_the_installed_program_answers(folder: Path) -> None:
+    program = Path(sys.executable).with_name("bench-kit")
+    done = subprocess.run(
+        [program, "startproject", "p"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run(
+        [program, "project-info"], cwd=folder / "p", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0].split() == ["id", "p"]
+
+
+def test_manage_outside_a_project_is_an_error_without_a_traceback(folder: Path) -> None:
+    (folder / "manage.py").write_bytes((ROOT / "manage.py").read_bytes())
+    done = in_shell("manage.py", "train", cwd=folder)
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"error: {folder / 'benchkit.toml'} is missing")
+    assert done.stderr.count("\n") == 1
+
+    done = in_shell("manage.py", "--debug", "train", cwd=folder)
+    assert done.returncode == 3
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--processes", "0"], "--processes 0 is not at least 1"),
+        (["--processes", "two"], "--processes"),
+        (["--master-addr", "10.0.0.1"], "add --nnodes"),
+        (["--nnodes", "0"], "--nnodes 0 is not at least 1"),
+        (["--nnodes", "2"], "needs --master-addr"),
+    ],
+)
+def test_train_refuses_what_cannot_be_started(folder: Path, arguments: list[str], reason: str) -> None:
+    (folder / "manage.py").write_bytes((ROOT / "manage.py").read_bytes())
+    (folder / "benchkit.toml").write_text('[project]\nid = "p"\nremote = "store"\n')
+    (folder / "TrainScript.py").write_text("raise SystemExit('started')")
+    done = in_shell("manage.py", "train", "--cpu", *arguments, cwd=folder)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,201 @@
+"""The catalogue: every publisher ends with a version of its own, and none is lost."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from benchkit.data.catalogue import (
+    find_version,
+    list_datasets,
+    list_versions,
+    open_catalogue,
+    parse_label,
+    publish,
+    read_manifest,
+)
+from benchkit.errors import CorruptError, FormatError, NotFoundError, UsageError
+from benchkit.format.layout import MARKER_NAME, version_name
+from benchkit.format.manifest import Manifest, encode_manifest, manifest_digest
+from benchkit.store.base import Store
+from benchkit.store.local import LocalStore
+from benchkit.store.memory import MemoryStore
+
+
+def manifest(chunk_bytes: int, dataset: str = "train") -> Manifest:
+    return Manifest(dataset=dataset, chunk_bytes=chunk_bytes, codec="auto", chunks=())
+
+
+def digest_of(chunk_bytes: int) -> str:
+    return manifest_digest(encode_manifest(manifest(chunk_bytes)))
+
+
+def numbers(store: Store) -> dict[int, str]:
+    return {version.number: version.digest for version in list_versions(store, "train")}
+
+
+def test_versions_are_numbered_from_one(staging: LocalStore) -> None:
+    for number in (1, 2, 3):
+        version, new = publish(staging, manifest(number))
+        assert (version.number, version.label, new) == (number, f"train@{number}", True)
+    assert numbers(staging) == {number: digest_of(number) for number in (1, 2, 3)}
+    assert read_manifest(staging, find_version(staging, "train", number=2)) == manifest(2)
+
+
+def test_what_the_newest_version_says_is_not_published_again(staging: LocalStore) -> None:
+    publish(staging, manifest(1))
+    assert publish(staging, manifest(1))[1] is False
+    publish(staging, manifest(2))
+    version, new = publish(staging, manifest(1))
+    assert (version.number, new) == (3, True)
+    assert find_version(staging, "train", digest=digest_of(1)).number == 3
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_two_publishers_of_one_number_both_have_a_version(first: int) -> None:
+    """The other's put comes in between this one's look and its own put."""
+    other = manifest(3 - first)
+
+    class Raced(MemoryStore):
+        def write(self, name: str, source: bytes | Path) -> None:
+            if "/versions/1-" in name and not self.stat(version_name("train", 1, digest_of(3 - first))):
+                data = encode_manifest(other)
+                super().write(version_name("train", 1, manifest_digest(data)), data)
+            super().write(name, source)
+
+    store = Raced()
+    version, new = publish(store, manifest(first))
+    assert new
+    assert numbers(store) == {1: min(digest_of(1), digest_of(2)), 2: max(digest_of(1), digest_of(2))}
+    assert version.digest == digest_of(first)
+    assert read_manifest(store, version) == manifest(first)
+
+
+def test_a_loser_is_moved_by_whoever_publishes_next(staging: LocalStore) -> None:
+    """Its own publisher was killed after its put."""
+    for chunk_bytes in (1, 2, 3):
+        staging.write(
+            version_name("train", 1, digest_of(chunk_bytes)), encode_manifest(manifest(chunk_bytes))
+        )
+    publish(staging, manifest(4))
+    assert sorted(numbers(staging).values()) == sorted(map(digest_of, (1, 2, 3, 4)))
+    assert len(list(staging.list("datasets/train/versions/"))) == 4
+
+
+def test_a_loser_that_was_moved_but_not_removed_is_not_moved_again(staging: LocalStore) -> None:
+    small, large = sorted([1, 2], key=digest_of)
+    for number, chunk_bytes in ((1, small), (1, large), (2, large)):
+        staging.write(
+            version_name("train", number, digest_of(chunk_bytes)), encode_manifest(manifest(chunk_bytes))
+        )
+    publish(staging, manifest(3))
+    assert numbers(staging) == {1: digest_of(small), 2: digest_of(large), 3: digest_of(3)}
+
+
+def _publish_many(root: str, first: int, count: int) -> None:
+    for chunk_bytes in range(first, first + count):
+        version, new = publish(LocalStore(Path(root)), manifest(chunk_bytes))
+        assert new
+        assert version.digest == digest_of(chunk_bytes)
+
+
+@pytest.mark.processes
+def test_publishers_at_once_all_have_versions_and_none_is_lost(staging: LocalStore) -> None:
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=_publish_many, args=(str(staging.root), first, 10))
+        for first in (100, 200, 300)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    wanted = {digest_of(first + n) for first, n in itertools.product((100, 200, 300), range(10))}
+    assert set(numbers(staging).values()) == wanted
+    assert len(list(staging.list("datasets/train/versions/"))) == 30
+
+
+def test_a_version_is_found_by_number_digest_or_as_the_newest(staging: LocalStore) -> None:
+    for chunk_bytes in (1, 2):
+        publish(staging, manifest(chunk_bytes))
+    assert find_version(staging, "train").number == 2
+    assert find_version(staging, "train", digest=digest_of(1)).number == 1
+    with pytest.raises(NotFoundError, match="has no version 3; it has: 1, 2"):
+        find_version(staging, "train", number=3)
+    with pytest.raises(NotFoundError, match="has no version with the manifest abc"):
+        find_version(staging, "train", digest="abc")
+
+
+def test_an_unknown_dataset_is_an_error_naming_the_known_ones(staging: LocalStore) -> None:
+    for name in ("val", "train"):
+        publish(staging, manifest(1, name))
+    assert list_datasets(staging) == ["train", "val"]
+    with pytest.raises(NotFoundError, match=r"no dataset 'test' .*it holds: train, val.*migrate-data"):
+        find_version(staging, "test")
+
+
+def test_what_is_no_manifest_by_its_name_is_no_version(staging: LocalStore) -> None:
+    for name in (
+        "1.json",
+        f"0-{'a' * 64}.json",
+        f"01-{'a' * 64}.json",
+        f"1-{'A' * 64}.json",
+        f"1-{'a' * 63}.json",
+    ):
+        staging.write(f"datasets/train/versions/{name}", b"{}")
+    assert list_versions(staging, "train") == []
+    assert list_datasets(staging) == []
+
+
+def test_a_manifest_with_a_flipped_byte_is_corrupt(staging: LocalStore) -> None:
+    version, _ = publish(staging, manifest(1))
+    data = bytearray(staging.read(version.object_name))
+    for position in range(0, len(data), 7):
+        data[position] ^= 1
+        staging.write(version.object_name, bytes(data))
+        with pytest.raises(CorruptError, match="train"):
+            read_manifest(staging, version)
+        data[position] ^= 1
+
+
+@pytest.mark.parametrize(
+    ("label", "parsed"),
+    [("train", ("train", None)), ("train@1", ("train", 1)), ("a.b-c_d@12", ("a.b-c_d", 12))],
+)
+def test_a_label_is_a_name_with_or_without_a_number(label: str, parsed: tuple[str, int | None]) -> None:
+    assert parse_label(label) == parsed
+
+
+@pytest.mark.parametrize("label", ["train@", "train@0", "train@-1", "train@x", "train@1@2", "train@²"])
+def test_a_number_that_is_none_is_not_found(label: str) -> None:
+    with pytest.raises(NotFoundError, match="no version number"):
+        parse_label(label)
+
+
+@pytest.mark.parametrize("label", ["", "@1", "../train@1", ".x"])
+def test_a_name_that_is_none_is_refused(label: str) -> None:
+    with pytest.raises(UsageError):
+        parse_label(label)
+
+
+def test_a_store_is_marked_once_and_a_strange_or_newer_one_is_refused(staging: LocalStore) -> None:
+    open_catalogue(staging)
+    assert staging.stat(MARKER_NAME) is None
+    open_catalogue(staging, create=True)
+    written = staging.stat(MARKER_NAME)
+    open_catalogue(staging, create=True)
+    assert staging.stat(MARKER_NAME) == written
+    for data in (
+        b'{"benchkit":"store","format":2}',
+        b"[]",
+        b"{}",
+        b'{"benchkit":"other","format":1}',
+        b"\xff",
+    ):
+        staging.write(MARKER_NAME, data)
+        with pytest.raises(FormatError):
+            open_catalogue(staging, create=True)

@@ -1,0 +1,379 @@
+"""Packing that fails or is killed publishes nothing, says why, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from benchkit.data.catalogue import list_versions
+from benchkit.data.pack import JOURNAL_FOLDER, PackProgress, PackReport
+from benchkit.data.shuffle import shuffle
+from benchkit.data.sources import open_source
+from benchkit.errors import DatasetError, LabelTypeError, SampleError, StallError
+from benchkit.format.digests import digest_key
+from benchkit.store.local import LocalStore
+
+Pack = Callable[..., PackReport]
+
+SCRIPT = textwrap.dedent(
+    """
+    import os, resource, sys, time
+    from pathlib import Path
+    from benchkit.data import ProcessorDataset
+    from benchkit.data.pack import pack
+    from benchkit.errors import BenchKitError
+    from benchkit.store.local import LocalStore
+
+    class Folder(ProcessorDataset):
+        def __init__(self, files, pause):
+            self.files, self.pause = files, pause
+
+        def __len__(self):
+            return len(self.files)
+
+        def get_file(self, item):
+            return [str(self.files[item])]
+
+        def get_label_and_numeric_data(self, item):
+            time.sleep(self.pause)
+            return item % 10
+
+    project, pause, limit = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    files = sorted(project.glob("data/*/*"))
+    print("started", flush=True)
+    try:
+        report = pack(
+            Folder(files, pause), "train", staging=LocalStore(project / "staging"), project=project,
+            chunk_bytes=64 << 10, workers=2,
+        )
+    except BenchKitError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    print(report.version.digest, report.reused_chunks, report.chunks, flush=True)
+    """
+)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Return a function that packs `data/` in a process group of its own."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+
+    def run(*, pause: float = 0.0, limit: int = 0) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(tmp_path), str(pause), str(limit)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdout
+        assert process.stdout.readline() == "started\n"
+        return process
+
+    return run
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, int, int]:
+    """Return the digest of the version, and how many of its chunks were there."""
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    digest, reused, chunks = out.split()
+    return digest, int(reused), int(chunks)
+
+
+def published(staging: LocalStore) -> int:
+    return len(list_versions(staging, "train"))
+
+
+@pytest.mark.processes
+def test_killed_at_any_moment_a_rerun_gives_the_undisturbed_bytes(
+    tmp_path: Path,
+    many: Any,
+    staging: LocalStore,
+    start: Callable[..., subprocess.Popen[str]],
+    contents: Callable[..., Any],
+) -> None:
+    wanted, _, chunks = finish(start())
+    undisturbed = contents(staging)
+    journal = tmp_path / JOURNAL_FOLDER / "train.jsonl"
+    moments = random.Random(7)
+    for lines in (0, 0, 0, 1, 1, 2, 3, 4, 6, 8):
+        shutil.rmtree(staging.root)
+        journal.unlink()
+        process = start(pause=0.002)
+        while lines and not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0.0, 0.03 if lines else 0.3))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        left = contents(staging)
+        assert left.items() <= undisturbed.items()
+        assert published(staging) == 0 or left == undisturbed
+        digest, reused, _ = finish(start())
+        assert digest == wanted
+        assert lines <= reused <= chunks
+        assert contents(staging) == undisturbed
+        assert not list((staging.root / ".tmp").iterdir())
+
+
+@pytest.mark.processes
+def test_workers_end_with_the_process_that_leads_them(
+    many: Any, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    process = start(pause=0.02)
+    leader = psutil.Process(process.pid)
+    while len(workers := leader.children()) < 2:
+        time.sleep(0.01)
+    process.kill()
+    gone, alive = psutil.wait_procs(workers, timeout=10)
+    for worker in alive:
+        worker.kill()
+    process.communicate()
+    assert len(gone) == 2
+
+
+@pytest.mark.processes
+def test_interrupting_ends_at_once_and_without_words(
+    many: Any, staging: LocalStore, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    process = start(pause=0.02)
+    while len(psutil.Process(process.pid).children()) < 2:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGINT
+    assert err.count("Traceback") == 1
+    assert published(staging) == 0
+
+
+@pytest.mark.processes
+def test_a_full_disk_is_an_error_and_nothing_is_published(
+    many: Any, staging: LocalStore, start: Callable[..., subprocess.Popen[str]], contents: Callable[..., Any]
+) -> None:
+    process = start(limit=20 << 10)
+    _, err = process.communicate(timeout=60)
+    assert "StoreError: the disk of" in err
+    assert "Traceback" not in err
+    assert published(staging) == 0
+    assert not list((staging.root / ".tmp").iterdir())
+    _, reused, _ = finish(start())
+    assert reused == 0
+
+
+def test_a_file_that_goes_missing_is_named_and_a_rerun_goes_on(
+    many: Any, pack_small: Pack, staging: LocalStore
+) -> None:
+    keys = [digest_key(f"data/{n % 3}/{n:05d}.bin".encode()) for n in range(300)]
+    last = int(shuffle(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 16))[-1])
+    missing = Path(many.files[last][0])
+    data = missing.read_bytes()
+
+    def vanish(step: PackProgress) -> None:
+        if step.stage == "pack":
+            missing.unlink(missing_ok=True)
+
+    message = f"sample {last}: cannot read '{missing}': No such file or directory"
+    with pytest.raises(SampleError, match=message):
+        pack_small(many, workers=1, on_progress=vanish)
+    assert published(staging) == 0
+    missing.write_bytes(data)
+    report = pack_small(many)
+    assert (report.new, report.reused_chunks) == (True, report.chunks - 1)
+
+
+def test_a_file_that_changes_while_it_is_packed_is_named_and_a_rerun_goes_on(
+    many: Any, pack_small: Pack, staging: LocalStore, read_back: Callable[..., Any]
+) -> None:
+    class Growing(type(many)):  # type: ignore[misc]
+        def get_label_and_numeric_data(self, item: int) -> int:
+            if item == 123 and list((staging.root / "datasets").rglob("*.tar*")):
+                with large.open("ab") as file:
+                    file.write(b"more")
+            return item
+
+    # A large file is read after the label has been made: as long as the writer takes its blocks.
+    large = Path(many.files[123][0])
+    large.write_bytes(bytes(3 << 20))
+    with pytest.raises(SampleError, match=rf"sample 123: '{large}' changed while it was packed"):
+        pack_small(Growing(many.files), workers=1)
+    assert published(staging) == 0
+    done = len(list((staging.root / "datasets").rglob("*.tar*")))
+    report = pack_small(many)
+    assert report.new
+    assert report.reused_chunks >= done - 1 > 0
+    [(_, data)] = read_back(staging)["data/0/00123.bin"][1]
+    assert data == large.read_bytes()
+
+
+def test_a_file_whose_size_is_not_what_it_holds_has_changed() -> None:
+    with pytest.raises(SampleError, match=r"sample 4: '/proc/self/status' changed while it was packed"):
+        open_source(4, "/proc/self/status", at_once=1 << 20)
+
+
+def test_an_unreadable_file_is_named(listed: type[Any], pack_small: Pack) -> None:
+    # Reading it fails even for root, while looking at it does not.
+    with pytest.raises(SampleError, match=r"sample 0: cannot read '/proc/self/mem': Input/output error"):
+        pack_small(listed([["/proc/self/mem"]]))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_earliest_bad_label_in_written_order_is_named_for_any_number_of_workers(
+    many: Any, pack_small: Pack, staging: LocalStore, workers: int
+) -> None:
+    class Broken(type(many)):  # type: ignore[misc]
+        def get_label_and_numeric_data(self, item: int) -> int:
+            if item in bad:
+                raise ValueError(f"no class for {item}")
+            return item
+
+    bad = set(range(0, 300, 4))
+    with pytest.raises(SampleError) as caught:
+        pack_small(Broken(many.files), workers=workers)
+    with pytest.raises(SampleError) as again:
+        pack_small(Broken(many.files), workers=2)
+    assert str(caught.value) == str(again.value)
+    assert "get_label_and_numeric_data failed: ValueError: no class for" in str(caught.value)
+    assert published(staging) == 0
+
+
+def test_the_users_traceback_is_kept_as_the_cause(many: Any, pack_small: Pack) -> None:
+    class Broken(type(many)):  # type: ignore[misc]
+        def get_label_and_numeric_data(self, item: int) -> int:
+            return int("not a number")
+
+    with pytest.raises(SampleError) as caught:
+        pack_small(Broken(many.files))
+    cause = str(caught.value.__cause__)
+    assert 'return int("not a number")' in cause
+    assert "ValueError: invalid literal" in cause
+
+
+def test_a_label_of_a_type_that_cannot_be_stored_is_named(many: Any, pack_small: Pack) -> None:
+    many.labels[200] = {"x": [1, object()]}
+    with pytest.raises(
+        LabelTypeError, match=r"sample 200: label\['x'\]\[1\] is of type builtins.object; what can"
+    ):
+        pack_small(many)
+
+
+def test_keys_that_differ_from_call_to_call_are_refused(
+    tmp_path: Path, many: Any, pack_small: Pack, staging: LocalStore
+) -> None:
+    class Moody(type(many)):  # type: ignore[misc]
+        def get_key(self, item: int) -> str:
+            calls = tmp_path / f"call-{item}"
+            if item == 150 and calls.exists():
+                return "another"
+            calls.touch()
+            return str(item)
+
+    with pytest.raises(SampleError, match="sample 150: its key is now 'another'"):
+        pack_small(Moody(many.files))
+    assert published(staging) == 0
+
+
+def test_a_worker_that_dies_is_an_error_and_a_rerun_goes_on(
+    tmp_path: Path, many: Any, pack_small: Pack, staging: LocalStore
+) -> None:
+    class Deadly(type(many)):  # type: ignore[misc]
+        def get_label_and_numeric_data(self, item: int) -> int:
+            if not (tmp_path / "died").exists() and list((staging.root / "datasets").rglob("*.tar*")):
+                (tmp_path / "died").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return item
+
+    with pytest.raises(StallError, match=r"a worker process died .*run it again"):
+        pack_small(Deadly(many.files))
+    assert published(staging) == 0
+    report = pack_small(Deadly(many.files))
+    assert report.new
+    assert report.samples == 300
+
+
+def test_leaving_a_worker_by_sys_exit_ends_packing(many: Any, pack_small: Pack, staging: LocalStore) -> None:
+    class Leaving(type(many)):  # type: ignore[misc]
+        def get_label_and_numeric_data(self, item: int) -> int:
+            sys.exit("done here")
+
+    with pytest.raises(SystemExit, match="done here"):
+        pack_small(Leaving(many.files))
+    assert published(staging) == 0
+
+
+def test_an_empty_dataset_is_refused_before_anything_is_written(
+    listed: type[Any], pack_small: Pack, staging: LocalStore
+) -> None:
+    with pytest.raises(DatasetError, match="Listed is empty"):
+        pack_small(listed([]))
+    assert not staging.root.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_memory_does_not_grow_with_the_number_of_samples(
+    tmp_path: Path, write_files: Callable[..., list[str]]
+) -> None:
+    """All processes together (PSS), ten times the samples: at most a tenth more."""
+    write_files(tmp_path / "data", 30_000, size=100)
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys
+            from pathlib import Path
+            from benchkit.data import ProcessorDataset
+            from benchkit.data.pack import pack
+            from benchkit.store.local import LocalStore
+
+            class Folder(ProcessorDataset):
+                root = Path(sys.argv[1])
+
+                def __len__(self):
+                    return int(sys.argv[2])
+
+                def get_file(self, item):
+                    return [f"{self.root}/data/{item % 3}/{item:05d}.bin"]
+
+                def get_label_and_numeric_data(self, item):
+                    return item % 10
+
+            staging = LocalStore(Folder.root / sys.argv[2])
+            pack(Folder(), "train", staging=staging, project=Folder.root, workers=2, chunk_bytes=1 << 20)
+            """
+        )
+    )
+
+    def peak(count: int) -> int:
+        process = psutil.Popen([sys.executable, str(script), str(tmp_path), str(count)])
+        most = 0
+        while process.poll() is None:
+            total = 0
+            try:
+                for each in [process, *process.children()]:
+                    total += each.memory_full_info().pss
+            except psutil.Error:
+                continue
+            most = max(most, total)
+            time.sleep(0.005)
+        assert process.returncode == 0
+        return most
+
+    few, many_more = (min(peak(count) for _ in range(2)) for count in (3000, 30_000))
+    assert many_more <= 1.1 * few

@@ -1,0 +1,269 @@
+"""Laws of a chunk: a plain tar that every tool reads, the same bytes for the same samples, for ever."""
+
+import io
+import json
+import random
+import subprocess
+import tarfile
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import webdataset
+import zstandard
+
+from benchkit.format.chunk import (
+    FRAME_BYTES,
+    ChunkWriter,
+    SourceFile,
+    file_extension,
+    sample_bytes,
+    zstd_library,
+)
+from benchkit.format.digests import digest_bytes, digest_key
+from benchkit.format.labels import encode_label
+from benchkit.format.manifest import Manifest, encode_manifest
+from benchkit.format.sample import read_files, read_label
+
+INDEX_MEMBER = "__benchkit__/index.safetensors"
+NOISE = random.Random(0).randbytes(11 << 20)  # nothing compresses it
+TEXT = b"one line like any other\n" * 500_000
+
+
+def write(samples, *, codec="auto", block_bytes=None):
+    """Return stored bytes and entry of a chunk of `(key, {name: contents}, label)`."""
+    sink = io.BytesIO()
+    writer = ChunkWriter(sink, codec=codec)
+    for key, files, label in samples:
+        sources = []
+        for name, data in files.items():
+            step = block_bytes or max(1, len(data))
+            blocks = [memoryview(data)[start : start + step] for start in range(0, len(data), step)]
+            sources.append(SourceFile(name.encode(), len(data), blocks))
+        writer.add_sample(key.encode(), sources, encode_label(label))
+    entry = writer.finish()
+    return sink.getvalue(), entry
+
+
+def frames_of(stored: bytes) -> list[bytes]:
+    """Return what each frame of a zstd object holds."""
+    frames = []
+    while stored:
+        decompressor = zstandard.ZstdDecompressor().decompressobj()
+        frames.append(decompressor.decompress(stored))
+        stored = decompressor.unused_data
+    return frames
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_every_sample_comes_back_with_its_names_files_and_types(golden, make_chunk, assert_same, codec):
+    samples = golden.FIRST + golden.SECOND
+    chunk = make_chunk(samples, codec=codec)
+    for row, sample in enumerate(samples):
+        assert chunk.index.key(row) == sample.key
+        assert_same(sample.label, read_label(chunk.index, row, chunk.read, what="it"))
+        files = read_files(chunk.index, row, chunk.read, what="it")
+        assert (files is None) == (not sample.files)
+        assert tuple((file.name, file.read()) for file in files or ()) == sample.files
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_tar_lists_and_extracts_every_member(golden, make_chunk, tmp_path, codec):
+    chunk = make_chunk(golden.FIRST + golden.SECOND, codec=codec)
+    flags = ["--zstd"] if codec == "zstd" else []
+    path = tmp_path / "chunk"
+    path.write_bytes(chunk.stored)
+    listing = subprocess.run(["tar", *flags, "-tf", path], capture_output=True, text=True, check=True)
+    names = listing.stdout.splitlines()
+    assert listing.stderr == ""
+    with tarfile.open(fileobj=io.BytesIO(chunk.tar)) as archive:
+        assert archive.getnames() == names
+        assert {(m.mtime, m.mode, m.uid, m.gid, m.uname, m.type) for m in archive} == {
+            (0, 0o644, 0, 0, "", tarfile.REGTYPE)
+        }
+    assert names[-1] == INDEX_MEMBER
+    subprocess.run(["tar", *flags, "-xf", path, "-C", tmp_path], check=True)
+    key = digest_key(b"a/same.png").hex()
+    assert (tmp_path / f"{key}.0.png").read_bytes() == b"left"
+    assert "key_end" in safetensors.numpy.load_file(tmp_path / INDEX_MEMBER)
+
+
+def test_the_members_of_a_sample_stand_next_to_each_other_under_its_name(golden, make_chunk):
+    with tarfile.open(fileobj=io.BytesIO(make_chunk(golden.FIRST[4:5]).tar)) as archive:
+        name = digest_key(b"many/0").hex()
+        assert archive.getnames() == [
+            f"{name}.0.tar",
+            f"{name}.1.txt",
+            f"{name}.2.bin",
+            f"{name}.json",
+            INDEX_MEMBER,
+        ]
+    with tarfile.open(fileobj=io.BytesIO(make_chunk(golden.SECOND[4:5]).tar)) as archive:
+        name = digest_key(b"tensors").hex()
+        labels = [f"{name}.label.{number}.npy" for number in range(3)]
+        assert archive.getnames() == [f"{name}.json", *labels, INDEX_MEMBER]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves them to the collector
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_webdataset_reads_every_sample_and_skips_the_index(golden, make_chunk, tmp_path, codec):
+    samples = golden.FIRST + golden.SECOND
+    path = tmp_path / "chunk.tar"
+    path.write_bytes(make_chunk(samples, codec=codec).stored)
+    url = str(path) if codec == "none" else f"pipe:zstd -dcq {path}"
+    rows = list(webdataset.WebDataset(url, shardshuffle=False))
+    assert [row["__key__"] for row in rows] == [digest_key(sample.key.encode()).hex() for sample in samples]
+    for row, sample in zip(rows, samples, strict=True):
+        files = {
+            f"{n}.{file_extension(name.encode()).decode()}": data
+            for n, (name, data) in enumerate(sample.files)
+        }
+        assert {name: row[name] for name in files} == files
+        others = set(row) - set(files) - {"__key__", "__url__", "__local_path__"}
+        assert {name.split(".")[0] for name in others} <= {"cls", "json", "label"}
+        assert len({"cls", "json"} & others) == 1
+    decoded = list(webdataset.WebDataset(url, shardshuffle=False).decode())
+    assert [row["cls"] for row in decoded if "cls" in row] == [3, -(10**30), 0]
+    assert decoded[2]["json"] == {"side": "left"}
+    assert decoded[9]["label.0.npy"].tolist() == [[1, 2], [3, 4]]
+
+
+def test_the_python_tar_reader_takes_an_index_apart_by_the_offsets_in_it(golden, make_chunk):
+    chunk = make_chunk(golden.FIRST)
+    with tarfile.open(fileobj=io.BytesIO(chunk.tar)) as archive:
+        places = [(member.offset_data, member.size) for member in archive]
+    offsets, sizes = chunk.index.member_offset.tolist(), chunk.index.member_size.tolist()
+    assert places[:-1] == list(zip(offsets, sizes, strict=True))
+    assert places[-1] == (chunk.entry.index.tar_offset, chunk.entry.index.tar_length)
+
+
+@pytest.mark.parametrize(
+    ("name", "extension"),
+    [
+        ("a.png", "png"),
+        ("a.JPEG", "jpeg"),
+        ("a.tar.gz", "gz"),
+        ("a.b c", "bin"),
+        ("a", "bin"),
+        (".bashrc", "bin"),
+        ("..png", "png"),
+        ("a.", "bin"),
+        ("a.ünï", "bin"),
+        ("a.0123456789abcdef", "0123456789abcdef"),
+        ("a.0123456789abcdefg", "bin"),
+        ("a.p-g", "bin"),
+        ("a.\u0662", "bin"),
+    ],
+)
+def test_the_extension_is_the_last_suffix_where_it_is_plain(name, extension):
+    assert file_extension(name.encode()) == extension.encode()
+
+
+MIXED = [
+    ("text", {"a.txt": TEXT}, 1),
+    ("noise", {"n.bin": NOISE, "empty": b""}, [np.zeros(100_000)]),
+    *((f"small {n}", {"s.txt": b"%d" % n}, n) for n in range(50)),
+]
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_how_the_bytes_arrive_does_not_matter(codec):
+    expected = write(MIXED, codec=codec)
+    for block_bytes in (1000, FRAME_BYTES - 1, FRAME_BYTES, FRAME_BYTES + 1):
+        assert write(MIXED, codec=codec, block_bytes=block_bytes) == expected
+
+
+def test_a_zstd_chunk_is_a_row_of_frames_and_the_index_has_one_to_itself():
+    stored, entry = write(MIXED, codec="zstd")
+    tar, plain = write(MIXED, codec="none")
+    frames = frames_of(stored)
+    assert b"".join(frames) == tar
+    data, index, end = frames[:-2], frames[-2], frames[-1]
+    assert [len(frame) for frame in data[:-1]] == [FRAME_BYTES] * (len(data) - 1)
+    assert 0 < len(data[-1]) <= FRAME_BYTES
+    place = entry.index
+    assert index == tar[place.tar_offset :][: place.tar_length]
+    assert zstandard.ZstdDecompressor().decompress(stored[place.offset :][: place.length]) == index
+    assert not any(end)
+    for piece in (stored, stored[place.offset :]):
+        assert zstandard.get_frame_parameters(piece).content_size > 0
+    assert (entry.tar, entry.tar_bytes, entry.index.digest) == (plain.tar, len(tar), plain.index.digest)
+    assert (entry.stored, entry.stored_bytes) == (digest_bytes(stored), len(stored))
+
+
+def test_a_plain_chunk_is_stored_as_it_is():
+    stored, entry = write(MIXED, codec="none")
+    assert entry.stored == entry.tar == digest_bytes(stored)
+    assert entry.stored_bytes == entry.tar_bytes == len(stored)
+    assert (entry.index.offset, entry.index.length) == (entry.index.tar_offset, entry.index.tar_length)
+    assert (entry.codec, entry.level, entry.library) == ("none", 0, "")
+
+
+@pytest.mark.parametrize(
+    ("samples", "codec"),
+    [
+        ([("a", {"a.txt": TEXT}, 0)], "zstd"),
+        ([("a", {"a.bin": NOISE}, 0)], "none"),
+        ([("a", {"a.bin": NOISE[:FRAME_BYTES], "b.txt": TEXT}, 0)], "none"),
+        ([("a", {"b.txt": TEXT, "a.bin": NOISE}, 0)], "zstd"),
+    ],
+    ids=["text", "noise", "noise first", "text first"],
+)
+def test_auto_compresses_where_the_first_frame_shrinks(samples, codec):
+    stored, entry = write(samples)
+    assert entry.codec == codec
+    assert (stored, entry) == write(samples, codec=codec)
+    assert entry.library == (zstd_library() if codec == "zstd" else "")
+
+
+def test_the_writer_knows_the_bytes_of_its_tar():
+    writer = ChunkWriter(io.BytesIO(), codec="none")
+    expected = 0
+    for key, files, label in MIXED:
+        encoded = encode_label(label)
+        sources = [SourceFile(name.encode(), len(data), (data,)) for name, data in files.items()]
+        writer.add_sample(key.encode(), sources, encoded)
+        expected += sample_bytes([len(data) for data in files.values()], encoded)
+        assert writer.tar_bytes == expected
+    assert writer.samples == len(MIXED)
+    assert writer.finish().tar_bytes > expected
+
+
+def test_a_chunk_without_samples_is_a_tar_with_an_index():
+    stored, entry = write([], codec="none")
+    with tarfile.open(fileobj=io.BytesIO(stored)) as archive:
+        assert archive.getnames() == [INDEX_MEMBER]
+    assert entry.samples == 0
+
+
+@pytest.mark.parametrize("blocks", [[], [b"abc", b"d"], [b"ab"]])
+def test_a_file_that_is_not_of_its_size_is_an_error(blocks):
+    writer = ChunkWriter(io.BytesIO())
+    with pytest.raises(ValueError, match="a file of 3 bytes gave"):
+        writer.add_sample(b"k", [SourceFile(b"f", 3, blocks)], encode_label(0))
+
+
+def test_the_index_of_a_chunk_can_be_read_by_anyone(golden, make_chunk):
+    chunk = make_chunk(golden.SECOND)
+    start = chunk.entry.index.tar_offset
+    data = chunk.tar[start : start + chunk.entry.index.tar_length]
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    kinds = json.loads(header["__metadata__"]["benchkit"])["kinds"]
+    assert kinds[:3] == [
+        "json",
+        "cls",
+        {
+            "dict": [
+                ["boxes", "array"],
+                *[[name, "array"] for name in ("big", "points", "empty")],
+                ["day", "scalar"],
+            ]
+        },
+    ]
+    assert bytes(safetensors.numpy.load(data)["keys"]).startswith("umlaute/Größe.ünïlong".encode())
+
+
+def test_manifests_take_entries_as_the_writer_gives_them():
+    for codec in ("none", "zstd"):
+        _, entry = write(MIXED, codec=codec)
+        encode_manifest(Manifest(dataset="d", chunk_bytes=1, codec="auto", chunks=(entry,)))

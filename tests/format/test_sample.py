@@ -1,0 +1,107 @@
+"""Laws of samples: a member reaches the user whole and checked, or not at all."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchkit.errors import BenchKitError, CorruptError
+from benchkit.format.digests import checksum
+from benchkit.format.index import IndexBuilder, decode_index
+from benchkit.format.labels import encode_label
+from benchkit.format.sample import MemberFile, read_files, read_label
+
+
+def damaged(chunk, offset):
+    """A reader of the chunk's tar in which one bit is flipped."""
+    tar = bytearray(chunk.tar)
+    tar[offset] ^= 1
+    return lambda start, length: bytes(tar[start : start + length])
+
+
+def index_of(members, names, kind):
+    """An index of one sample, whose members are these bytes one after the other."""
+    builder, offset = IndexBuilder(), 0
+    for data in members:
+        builder.add_member(offset, len(data), checksum(data))
+        offset += len(data)
+    builder.end_sample(b"key", names, kind)
+    body = b"".join(members)
+    index = decode_index(builder.encode(), tar_bytes=len(body), samples=1, what="it")
+    return index, lambda start, length: body[start : start + length]
+
+
+def test_a_file_is_a_binary_file_with_its_original_name():
+    picture = io.BytesIO()
+    Image.new("RGB", (3, 2), (1, 2, 3)).save(picture, "PNG")
+    file = MemberFile(picture.getvalue(), "Größe 1.png")
+    assert file.name == "Größe 1.png"
+    assert Image.open(file).size == (3, 2)
+    assert file.seek(0) == 0
+    assert file.read() == picture.getvalue()
+
+
+def test_a_sample_without_files_has_none():
+    index, read = index_of([b"5"], [], "cls")
+    assert read_files(index, 0, read, what="it") is None
+    assert read_label(index, 0, read, what="it") == 5
+
+
+def test_files_come_in_the_order_they_were_given():
+    index, read = index_of([b"first", b"", b"third", b"0"], [b"b", b"a", b"b"], "cls")
+    files = read_files(index, 0, read, what="it")
+    assert [(file.name, file.getvalue()) for file in files] == [("b", b"first"), ("a", b""), ("b", b"third")]
+
+
+def test_a_flipped_bit_in_any_member_is_an_error_and_never_a_value(golden, make_chunk):
+    chunk = make_chunk(golden.FIRST[4:] + golden.SECOND[3:5])
+    index, hit = chunk.index, 0
+    for row in range(index.samples):
+        files = len(index.file_names(row))
+        for number, member in enumerate(index.members(row)):
+            size, offset = int(index.member_size[member]), int(index.member_offset[member])
+            for place in {offset, offset + size // 2, offset + size - 1} if size else ():
+                read = damaged(chunk, place)
+                with pytest.raises(CorruptError, match="of chunk 7 is corrupt: its checksum") as info:
+                    (read_files if number < files else read_label)(index, row, read, what="chunk 7")
+                assert f"of sample {index.key(row)!r} of" in str(info.value)
+                hit += 1
+    assert hit > 30
+
+
+def test_headers_and_padding_are_no_part_of_a_member(golden, make_chunk):
+    chunk = make_chunk(golden.FIRST[:1])
+    for place in (0, 148, int(chunk.index.member_offset[0]) + int(chunk.index.member_size[0])):
+        assert read_label(chunk.index, 0, damaged(chunk, place), what="it") == golden.FIRST[0].label
+
+
+def test_a_short_read_is_an_error(golden, make_chunk):
+    chunk = make_chunk(golden.FIRST[:1])
+    with pytest.raises(CorruptError, match=r"file 'one\.JPEG' of sample 'cats/one\.JPEG' of it is corrupt"):
+        read_files(chunk.index, 0, lambda start, length: chunk.tar[start : start + length - 1], what="it")
+
+
+LABEL = encode_label([np.zeros(2), np.ones(2)])
+
+
+@pytest.mark.parametrize(
+    ("members", "kind", "message"),
+    [
+        ([LABEL.text, LABEL.arrays[0]], LABEL.kind, "sample 'key' of it has fewer arrays than its kind says"),
+        (
+            [LABEL.text, *LABEL.arrays, b"x"],
+            LABEL.kind,
+            "sample 'key' of it has more arrays than its kind says",
+        ),
+        ([b"5", b"x"], "cls", "more arrays"),
+        ([b"five"], "cls", "the label of sample 'key' of it has 'five' where its kind says int"),
+        ([b"{"], "json", "the label of sample 'key' of it is no JSON"),
+        ([LABEL.text, b"x", b"y"], LABEL.kind, "an array of the label of sample 'key' of it is no array"),
+    ],
+)
+def test_members_that_do_not_make_a_label_are_an_error_that_names_the_sample(members, kind, message):
+    index, read = index_of(members, [], kind)
+    with pytest.raises(BenchKitError, match=message) as info:
+        read_label(index, 0, read, what="it")
+    assert info.value.exit_code == 7

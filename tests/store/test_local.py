@@ -1,0 +1,311 @@
+"""The local folder keeps the contract, and survives kills, full disks, links and forks."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from store.contract import StoreContract
+from support.locking import is_free, is_free_soon
+
+from benchkit.errors import ObjectNotFoundError, StoreError, UsageError
+from benchkit.store.local import TEMPORARY, LocalStore
+
+
+class TestLocalStore(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> LocalStore:
+        return LocalStore(tmp_path / "a store ü")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "store")
+
+
+def left_over(store: LocalStore) -> list[str]:
+    return sorted(os.listdir(store.root / TEMPORARY))
+
+
+def run_in_child(work: Callable[[], object]) -> int:
+    """Run the function in a forked child, and return its exit status: 0, or 1 after an exception."""
+    pid = os.fork()
+    if pid == 0:
+        end_child(work)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def end_child(work: Callable[[], object]) -> NoReturn:
+    status = 1
+    try:
+        work()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def test_an_object_is_a_file_of_its_name_readable_by_others(store: LocalStore) -> None:
+    store.write("a/b c", b"data")
+    path = store.root / "a" / "b c"
+    assert path.read_bytes() == b"data"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert left_over(store) == []
+
+
+def test_deleting_removes_the_folders_left_empty_but_not_the_root(store: LocalStore) -> None:
+    store.write("a/b/c/d", b"data")
+    store.write("a/e", b"data")
+    store.delete("a/b/c/d")
+    assert not (store.root / "a" / "b").exists()
+    store.delete("a/e")
+    assert not (store.root / "a").exists()
+    assert store.root.is_dir()
+
+
+@pytest.mark.parametrize("name", ["a", "a/b/c", "a/b/c/d"])
+def test_an_object_cannot_also_be_a_folder_and_the_error_is_no_missing_object(
+    store: LocalStore, name: str
+) -> None:
+    store.write("a/b", b"data")
+    with pytest.raises(StoreError, match="cannot be written") as caught:
+        store.write(name, b"other")
+    assert not isinstance(caught.value, ObjectNotFoundError)
+    assert store.read("a/b") == b"data"
+    assert left_over(store) == []
+
+
+def test_the_stores_own_folder_is_neither_listed_nor_named(store: LocalStore) -> None:
+    with store.temporary() as temporary:
+        temporary.file.write(b"half")
+        assert list(store.list()) == []
+        for name in (TEMPORARY, f"{TEMPORARY}/{temporary.path.name}"):
+            with pytest.raises(UsageError, match="the store's own"):
+                store.read(name)
+            with pytest.raises(UsageError, match="the store's own"):
+                store.delete(name)
+    store.write(f"a/{TEMPORARY}/b", b"only at the top")
+    assert [info.name for info in store.list()] == [f"a/{TEMPORARY}/b"]
+
+
+def test_an_adopted_temporary_file_is_the_object(store: LocalStore) -> None:
+    with store.temporary() as temporary:
+        temporary.file.write(b"made in ")
+        temporary.file.write(b"pieces")
+        assert store.stat("a/b") is None
+        store.adopt(temporary, "a/b")
+    assert store.read("a/b") == b"made in pieces"
+    assert left_over(store) == []
+
+
+def test_a_temporary_file_not_adopted_is_removed_whatever_ends_it(store: LocalStore) -> None:
+    with store.temporary() as temporary:
+        temporary.file.write(b"data")
+    assert left_over(store) == []
+    with pytest.raises(KeyboardInterrupt), store.temporary():
+        raise KeyboardInterrupt
+    assert left_over(store) == []
+
+
+def test_an_error_of_the_caller_passes_through_a_temporary_file_as_it_is(store: LocalStore) -> None:
+    with pytest.raises(FileNotFoundError, match="the user's"), store.temporary():
+        raise FileNotFoundError("the user's")
+
+
+def test_a_temporary_file_that_somebody_removed_is_an_error_and_no_endless_loop(store: LocalStore) -> None:
+    with store.temporary() as temporary:
+        temporary.path.unlink()
+        with pytest.raises(StoreError, match="cannot be written"):
+            store.adopt(temporary, "a")
+    assert store.stat("a") is None
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from benchkit.store.local import LocalStore
+
+store = LocalStore(Path(sys.argv[1]))
+with store.temporary() as temporary:
+    temporary.file.write(b"x" * 3_000_000)
+    temporary.file.flush()
+    print("writing", flush=True)
+    time.sleep(60)
+    store.adopt(temporary, "a")
+"""
+
+
+def test_a_killed_writer_leaves_no_object_and_a_temporary_file_that_the_sweep_removes(
+    store: LocalStore,
+) -> None:
+    with store.temporary() as alive:
+        alive.file.write(b"kept")
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(store.root)], stdout=subprocess.PIPE)
+        with writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"writing\n"
+            assert len(left_over(store)) == 2
+            assert store.sweep() == 0
+            writer.send_signal(signal.SIGKILL)
+        assert store.stat("a") is None
+        assert list(store.list()) == []
+        assert store.sweep() == 1
+        assert left_over(store) == [alive.path.name]
+        store.adopt(alive, "a")
+    assert store.read("a") == b"kept"
+    assert store.sweep() == 0
+
+
+def test_sweeping_leaves_alone_what_it_cannot_open(store: LocalStore, tmp_path: Path) -> None:
+    assert store.sweep() == 0
+    (store.root / TEMPORARY / "folder").mkdir(parents=True)
+    (tmp_path / "elsewhere").write_bytes(b"data")
+    (store.root / TEMPORARY / "link").symlink_to(tmp_path / "elsewhere")
+    (store.root / TEMPORARY / "old").write_bytes(b"data")
+    assert store.sweep() == 1
+    assert left_over(store) == ["folder", "link"]
+    assert (tmp_path / "elsewhere").exists()
+
+
+def test_sweeping_beside_writers_removes_nothing_of_theirs(store: LocalStore) -> None:
+    done, failed = threading.Event(), []
+
+    def write_many() -> None:
+        try:
+            for number in range(60):
+                store.write(f"a/{number}", b"%d" % number)
+        except StoreError as error:
+            failed.append(error)
+
+    def sweep_all_the_time() -> None:
+        while not done.is_set():
+            store.sweep()
+
+    writers = [threading.Thread(target=write_many) for _ in range(2)]
+    sweeper = threading.Thread(target=sweep_all_the_time)
+    for thread in (*writers, sweeper):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    done.set()
+    sweeper.join()
+    assert failed == []
+    assert len(list(store.list())) == 60
+
+
+def limit_file_size(size: int) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.parametrize("size", [200_000, 5_000_000])
+def test_a_full_disk_is_a_store_error_and_leaves_nothing(
+    store: LocalStore, tmp_path: Path, size: int
+) -> None:
+    store.write("a", b"the old one")
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * size)
+
+    def write() -> None:
+        limit_file_size(100_000)
+        for content in (b"x" * size, source):
+            with pytest.raises(StoreError, match=r"the disk of .* is full"):
+                store.write("a", content)
+
+    def fill_temporary() -> None:
+        with store.temporary() as temporary:
+            temporary.file.write(b"x" * size)
+            store.adopt(temporary, "a")
+
+    def adopt() -> None:
+        limit_file_size(100_000)
+        with pytest.raises(StoreError, match=r"the disk of .* is full"):
+            fill_temporary()
+
+    assert run_in_child(write) == 0
+    assert run_in_child(adopt) == 0
+    assert left_over(store) == []
+    assert store.read("a") == b"the old one"
+    assert [info.name for info in store.list()] == ["a"]
+
+
+def test_a_link_that_leaves_the_root_is_refused_and_not_listed(store: LocalStore, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    store.write("there", b"data")
+    (store.root / "folder").symlink_to(outside)
+    (store.root / "file").symlink_to(outside / "secret")
+    (store.root / "dangling").symlink_to(outside / "missing")
+    for name in ("folder/secret", "file", "dangling"):
+        for use in (store.read, store.stat, store.delete, lambda name: list(store.stream(name))):
+            with pytest.raises(StoreError, match="link"):
+                use(name)
+        with pytest.raises(StoreError, match="link"):
+            store.write(name, b"changed")
+    assert [info.name for info in store.list()] == ["there"]
+    assert [path.name for path in outside.iterdir()] == ["secret"]
+    assert (outside / "secret").read_bytes() == b"secret"
+
+
+def test_a_root_that_is_a_link_itself_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    LocalStore(tmp_path / "link").write("a/b", b"data")
+    assert LocalStore(tmp_path / "real").read("a/b") == b"data"
+
+
+def test_a_forked_child_does_not_keep_a_temporary_files_lock(store: LocalStore) -> None:
+    reading, writing = os.pipe()
+    with store.temporary() as temporary:
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            end_child(lambda: os.read(reading, 1))
+        same_file = store.root / TEMPORARY / "same"
+        os.link(temporary.path, same_file)
+        assert not is_free(same_file)
+    freed = is_free_soon(same_file)
+    os.close(writing)
+    os.close(reading)
+    os.waitpid(child, 0)
+    assert freed
+
+
+def test_a_forked_child_that_unwinds_does_not_remove_its_parents_temporary_file(store: LocalStore) -> None:
+    assert run_in_child(lambda: fork_inside(store)) == 0
+
+
+def fork_inside(store: LocalStore) -> None:
+    """Fork inside a `with` block, and let the child unwind out of it."""
+    with store.temporary() as temporary:
+        pid = os.fork()
+        if pid:
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            assert temporary.path.exists(), "the child removed its parent's file"
+
+
+def test_listing_reads_only_the_folders_that_the_prefix_names(store: LocalStore) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read every folder")
+    store.write("a/b", b"data")
+    store.write("closed/c", b"data")
+    (store.root / "closed").chmod(0)
+    try:
+        assert [info.name for info in store.list("a/")] == ["a/b"]
+        with pytest.raises(StoreError, match="cannot be read"):
+            list(store.list())
+    finally:
+        (store.root / "closed").chmod(0o755)
+
+
+def test_the_url_opens_the_folder_again(tmp_path: Path) -> None:
+    assert LocalStore(tmp_path / "ü #?").url == (tmp_path / "ü #?").as_uri()

@@ -1,0 +1,412 @@
+"""The loader's laws in one process: exact passes, exact resume, the same batches for any workers."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from support.making import content, publish_samples
+
+from benchkit import IterableChunk, LoaderOptions, Shard, get_dataset
+from benchkit.errors import (
+    CacheError,
+    CorruptError,
+    DatasetError,
+    NotFoundError,
+    SampleError,
+    StateError,
+    UsageError,
+)
+from benchkit.stream.chunks import source_of
+from benchkit.stream.loader import ChunkLoader
+
+SAMPLES, PER_CHUNK = 203, 20
+
+
+class Numbers(IterableChunk):
+    """Yields the label, and a random number that stands for an augmentation."""
+
+    def __init__(self, name: str, cloud: bool, shuffle: bool = True, **more: object) -> None:
+        super().__init__(name, cloud, shuffle=shuffle, **more)
+
+    def _data_iterator(self):
+        for label, files in super()._data_iterator():
+            assert files[0].read() == content(label)
+            assert files[0].name == f"f{label}.bin"
+            yield label, torch.rand(2) + random.random() + np.random.rand()
+
+
+@pytest.fixture(autouse=True)
+def numbers(project):
+    publish_samples(project, "numbers", SAMPLES, per_chunk=PER_CHUNK)
+    return project
+
+
+def make(batch: int = 16, workers: int = 0, chunk: type = Numbers, **more: object) -> ChunkLoader:
+    return get_dataset(chunk, True, "numbers", batch, workers, **more)
+
+
+def labels_of(batches: list) -> list[int]:
+    return torch.cat([batch[0] for batch in batches]).tolist()
+
+
+def assert_same(batches: list, others: list) -> None:
+    assert len(batches) == len(others)
+    for one, other in zip(batches, others, strict=True):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_pass_yields_every_sample_once_and_fills_the_last_batch_from_the_start(workers, shuffle):
+    loader = make(workers=workers, shuffle=shuffle)
+    labels = labels_of(list(loader))
+    assert len(labels) == len(loader) * 16
+    assert sorted(labels[:SAMPLES]) == list(range(SAMPLES))
+    assert loader.report.samples == len(labels)
+    if not shuffle:
+        assert labels == [*range(SAMPLES), *range(len(labels) - SAMPLES)]
+
+
+def test_any_number_of_workers_yields_the_same_batches_and_random_numbers():
+    expected = list(make(workers=0))
+    for workers in (1, 2, 3):
+        assert_same(list(make(workers=workers)), expected)
+
+
+def test_loading_leaves_the_random_numbers_of_training_alone():
+    torch.manual_seed(5)
+    undisturbed = torch.rand(3)
+    torch.manual_seed(5)
+    for workers in (0, 2):
+        list(make(workers=workers))
+    assert torch.equal(torch.rand(3), undisturbed)
+
+
+def test_every_pass_is_the_next_epoch_with_an_order_of_its_own():
+    loader = make()
+    first, second = labels_of(list(loader)), labels_of(list(loader))
+    assert first != second
+    loader.set_epoch(0)
+    assert labels_of(list(loader)) == first
+    again = make()
+    again.set_epoch(1)
+    assert labels_of(list(again)) == second
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_resuming_after_any_batch_yields_the_rest_of_the_undisturbed_run(workers, persistent):
+    if persistent and not workers:
+        pytest.skip("workers can only persist where there are some")
+    options = LoaderOptions(persistent_workers=persistent)
+    whole = make(workers=workers, loader=options)
+    list(whole)
+    expected, states = [], [whole.state_dict()]
+    for batch in whole:
+        expected.append(batch)
+        states.append(whole.state_dict())
+    for step in range(0, len(states), 4):
+        resumed = make(workers=workers, loader=options)
+        resumed.load_state_dict(json.loads(json.dumps(states[step])))
+        assert len(resumed) == len(expected) - step
+        assert_same(list(resumed), expected[step:])
+        assert resumed.state_dict() == whole.state_dict()
+
+
+def test_a_state_from_inside_the_last_batch_leaves_nothing_and_then_the_next_epoch():
+    loader = make()
+    for _ in loader:
+        last = loader.state_dict()
+    assert (last["epoch"], last["position"]) == (0, SAMPLES)
+    assert (loader.state_dict()["epoch"], loader.state_dict()["position"]) == (1, 0)
+    resumed = make()
+    resumed.load_state_dict(last)
+    assert len(resumed) == 0
+    assert list(resumed) == []
+    assert len(list(resumed)) == len(loader)
+
+
+def test_other_ranks_workers_and_batch_sizes_go_on_with_exactly_what_is_left():
+    state = make().state_dict()
+    seen: list[int] = []
+    for world, batch, workers, steps in [(8, 2, 0, 3), (3, 5, 2, 2), (5, 1, 0, 7), (1, 9, 3, None)]:
+        loaders = [
+            make(batch, workers, loader=LoaderOptions(shard=Shard(index=index, count=world)))
+            for index in range(world)
+        ]
+        passes = []
+        for loader in loaders:
+            loader.load_state_dict(state)
+            batches = []
+            for batch_of_rank in loader:
+                batches.append(batch_of_rank[0])
+                if len(batches) == steps:
+                    state_of_rank = loader.state_dict()
+                    break
+            passes.append(batches)
+        real = loaders[0].remainder if steps is None else 0
+        for step, parts in enumerate(zip(*passes, strict=True)):
+            rows = torch.cat(parts).tolist()
+            last = steps is None and step + 1 == len(passes[0])
+            seen += rows[:real] if last and real else rows
+        if steps is not None:
+            state = state_of_rank
+    assert sorted(seen) == list(range(SAMPLES))
+
+
+def test_a_broken_off_pass_is_followed_by_a_clean_epoch():
+    loader = make(workers=2)
+    for step, _ in enumerate(loader):
+        if step == 3:
+            break
+    assert loader.state_dict()["position"] == 4 * 16
+    labels = labels_of(list(loader))
+    assert sorted(labels[:SAMPLES]) == list(range(SAMPLES))
+    other = make()
+    other.set_epoch(1)
+    assert labels == labels_of(list(other))
+
+
+def test_two_loaders_at_once_do_not_share_state():
+    first, second = make(), make(batch=7)
+    both = list(zip(first, second, strict=False))
+    assert first.state_dict()["position"] != second.state_dict()["position"]
+    assert len(both) == len(first)
+
+
+def test_skipped_batches_are_not_read():
+    expected = list(make())
+    loader = make()
+    assert_same(list(loader.skip_batches(5)), expected[5:])
+    assert loader.report.samples == (len(expected) - 5) * 16
+    assert len(list(loader)) == len(expected)
+
+
+def test_set_epoch_keeps_a_loaded_position_of_that_epoch():
+    loader = make()
+    stop = iter(loader)
+    for _ in range(4):
+        next(stop)
+    state = loader.state_dict()
+    resumed = make()
+    resumed.load_state_dict(state)
+    resumed.set_epoch(0)
+    assert len(resumed) == len(loader) - 4
+    resumed.set_epoch(1)
+    assert len(resumed) == len(loader)
+
+
+def test_the_tail_can_be_dropped():
+    loader = make(loader=LoaderOptions(tail="drop"))
+    labels = labels_of(list(loader))
+    assert len(labels) == len(loader) * 16 == SAMPLES // 16 * 16
+    assert len(set(labels)) == len(labels)
+    assert loader.state_dict()["epoch"] == 1
+
+
+def test_a_state_is_small_and_loads_with_weights_only(tmp_path):
+    torch.save(make().state_dict(), tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True) == make().state_dict()
+    assert len(json.dumps(make().state_dict())) < 300
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"shuffle": False}, "shuffle"),
+        ({"open_chunks": 4}, "lanes"),
+    ],
+)
+def test_a_state_of_another_order_is_refused_with_the_difference(change, named):
+    with pytest.raises(StateError, match=named):
+        make(**change).load_state_dict(make().state_dict())
+
+
+def test_a_state_reopens_the_version_that_it_names(numbers):
+    before = make()
+    state = before.state_dict()
+    publish_samples(numbers, "numbers", 50, per_chunk=10)
+    assert len(make()) == 4
+    resumed = make()
+    resumed.load_state_dict(state)
+    assert_same(list(resumed), list(before))
+    with pytest.raises(StateError, match="manifest"):
+        make(version=2).load_state_dict(state)
+    assert make(version=1).state_dict() == state
+
+
+def test_unknown_names_and_versions_say_which_there_are():
+    with pytest.raises(NotFoundError, match="numbers"):
+        len(get_dataset(Numbers, True, "letters", 4, 0))
+    with pytest.raises(NotFoundError, match="it has: 1"):
+        len(make(version=7))
+
+
+def test_a_plain_data_loader_over_the_dataset_gets_each_sample_once():
+    for workers in (0, 1, 3):
+        dataset = Numbers("numbers", True)
+        plain = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=workers)
+        assert sorted(label for label, _ in plain) == list(range(SAMPLES))
+
+
+def test_a_rank_s_part_of_the_dataset_itself_is_disjoint_from_the_others(monkeypatch):
+    labels: list[int] = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "3")
+        labels += [label for label, _ in Numbers("numbers", True)]
+    assert sorted(labels) == list(range(SAMPLES))
+
+
+def test_a_shard_that_changes_after_the_first_use_is_an_error(monkeypatch):
+    loader = make()
+    len(loader)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(StateError, match="shard 0 of 1"):
+        len(loader)
+
+
+class Picky(Numbers):
+    """Filters, multiplies, or fails, by label."""
+
+    def _data_iterator(self):
+        for label, files in IterableChunk._data_iterator(self):
+            name = files[0].name
+            if label % 40 == 7 and self.fails:
+                raise ValueError(f"cannot decode {name}")
+            for _ in range(label % 3):
+                yield label, torch.zeros(2)
+
+    fails = False
+
+
+class Failing(Picky):
+    fails = True
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_iterator_that_filters_and_multiplies_keeps_steps_shapes_and_resume(workers):
+    loader = make(workers=workers, chunk=Picky)
+    batches = list(loader)
+    assert len(batches) == len(loader)
+    assert all(batch[0].shape == (16,) for batch in batches)
+    assert loader.report.samples == len(loader) * 16
+    resumed = make(workers=workers, chunk=Picky)
+    resumed.load_state_dict(make(chunk=Picky).skip_batches(4).state_dict())
+    assert_same(list(resumed), batches[4:])
+
+
+class Rare(Numbers):
+    """Yields the rows of one sample in fifty, so that most batches are empty."""
+
+    def _data_iterator(self):
+        for label, rest in super()._data_iterator():
+            if label % 50 == 49:
+                yield label, rest
+
+
+def test_empty_batches_are_replaced_by_their_neighbours_and_a_pass_without_rows_is_an_error():
+    batches = list(make(batch=4, chunk=Rare))
+    assert len(batches) == len(make(batch=4))
+    assert all(batch[0].shape == (4,) and (batch[0] % 50 == 49).all() for batch in batches)
+
+    class Nothing(Numbers):
+        def _data_iterator(self):
+            for _ in super()._data_iterator():
+                yield from ()
+
+    with pytest.raises(DatasetError, match="yielded nothing"):
+        list(make(chunk=Nothing))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_sample_that_fails_is_named_with_its_chunk_and_file(workers):
+    with pytest.raises(SampleError, match=r"'f\d+\.bin'.*in chunk .* of numbers@1.*cannot decode") as caught:
+        list(make(workers=workers, chunk=Failing))
+    assert "Traceback" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_failing_samples_can_be_skipped_counted_and_limited(workers):
+    failing = [label for label in range(SAMPLES) if label % 40 == 7]
+    skip = LoaderOptions(on_error="skip", tail="drop")
+    loader = make(7, workers, Failing, loader=skip)
+    batches = list(loader)
+    assert len(batches) == SAMPLES // 7
+    assert len(loader.report.errors) == len(failing)
+    with pytest.raises(SampleError, match="more than max_errors=2"):
+        list(make(7, workers, Failing, loader=LoaderOptions(on_error="skip", max_errors=2)))
+
+
+def test_rows_that_do_not_collate_are_a_sample_error():
+    class Ragged(Numbers):
+        def _data_iterator(self):
+            for label, _ in super()._data_iterator():
+                yield torch.zeros(label + 1)
+
+    with pytest.raises(SampleError, match="do not make a batch"):
+        list(make(chunk=Ragged))
+
+
+def test_a_flipped_byte_in_the_cache_is_fetched_again_and_never_served(project):
+    expected = list(make())
+    for tar in (project.parent / "cache" / "chunks").glob("*.tar"):
+        tar.chmod(0o600)
+        data = bytearray(tar.read_bytes())
+        data[600] ^= 1
+        tar.write_bytes(data)
+    assert_same(list(make()), expected)
+
+
+def test_a_flipped_byte_in_the_store_is_an_error_that_names_the_chunk(project):
+    chunk = next((project / "store" / "datasets" / "numbers" / "chunks").iterdir())
+    data = bytearray(chunk.read_bytes())
+    data[600] ^= 1
+    chunk.write_bytes(data)
+    with pytest.raises(CorruptError, match=f"{chunk.name[:12]}.*numbers@1"):
+        list(make())
+    data[600] ^= 1
+    chunk.write_bytes(data)
+    assert len(labels_of(list(make()))) >= SAMPLES
+
+
+def test_a_cache_limit_that_cannot_work_is_refused_with_the_number_that_would(monkeypatch):
+    largest = max(chunk.tar_bytes for chunk in source_of(Numbers("numbers", True)).open().manifest.chunks)
+    monkeypatch.setenv("BENCHKIT_CACHE_LIMIT_BYTES", str(5 * largest - 1))
+    with pytest.raises(CacheError, match=str(5 * largest)):
+        list(make(open_chunks=4))
+    monkeypatch.setenv("BENCHKIT_CACHE_LIMIT_BYTES", str(5 * largest))
+    for workers in (0, 2):
+        labels = labels_of(list(make(workers=workers, open_chunks=4)))
+        assert sorted(labels[:SAMPLES]) == list(range(SAMPLES))
+
+
+def test_wrong_arguments_are_refused_by_value():
+    for call, named in [
+        (lambda: make(batch=0), "batch_size 0"),
+        (lambda: make(workers=-1), "num_workers -1"),
+        (lambda: Shard(index=4, count=4), r"shard index 4 is outside 0\.\.3"),
+        (lambda: LoaderOptions(tail="wrap"), "tail is 'wrap'"),
+        (lambda: LoaderOptions(on_error="ignore"), "on_error is 'ignore'"),
+        (lambda: Numbers("../x", True), "no dataset name"),
+        (lambda: Numbers("x", True, open_chunks=0), "open_chunks 0"),
+        (lambda: get_dataset(dict, True, "numbers", 1, 0), "dict"),
+    ]:
+        with pytest.raises((UsageError, TypeError), match=named):
+            call()
+
+
+def test_a_class_that_forgets_its_parent_s_constructor_is_told():
+    class Forgetful(IterableChunk):
+        def __init__(self, name: str, cloud: bool) -> None:
+            pass
+
+    with pytest.raises(UsageError, match=r"super\(\).__init__"):
+        get_dataset(Forgetful, True, "numbers", 1, 0)

@@ -1,0 +1,46 @@
+"""Datasets for tests of the stream: written chunk by chunk, published in a project's store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from benchkit.data.catalogue import Version, open_catalogue, publish
+from benchkit.format import layout
+from benchkit.format.chunk import ChunkWriter, Codec, SourceFile
+from benchkit.format.labels import encode_label
+from benchkit.format.manifest import Manifest
+from benchkit.store.local import LocalStore
+
+
+def make_project(folder: Path) -> Path:
+    """Make an empty project whose remote is a folder in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "benchkit.toml").write_text('[project]\nid = "trial"\nremote = "store"\n')
+    return folder
+
+
+def content(number: int, size: int = 200) -> bytes:
+    """Return the contents of the file of sample `number`."""
+    return np.random.default_rng(number).integers(0, 256, size, dtype=np.uint8).tobytes()
+
+
+def publish_samples(
+    project: Path, name: str, samples: int, *, per_chunk: int, codec: Codec = "auto", size: int = 200
+) -> Version:
+    """Publish samples 0, 1, 2 …: label `i`, one file `f<i>.bin`, so many to a chunk."""
+    store = LocalStore(project / "store")
+    open_catalogue(store, create=True)
+    entries = []
+    for start in range(0, samples, per_chunk):
+        with store.temporary() as temporary:
+            writer = ChunkWriter(temporary.file, codec=codec)
+            for i in range(start, min(samples, start + per_chunk)):
+                file = SourceFile(b"f%d.bin" % i, size, [content(i, size)])
+                writer.add_sample(b"%d" % i, [file], encode_label(i))
+            entry = writer.finish()
+            store.adopt(temporary, layout.chunk_name(name, entry.stored, entry.codec))
+        entries.append(entry)
+    manifest = Manifest(dataset=name, chunk_bytes=1 << 25, codec=codec, chunks=tuple(entries))
+    return publish(store, manifest)[0]

@@ -1,0 +1,240 @@
+"""The settings: where the project is, what its file says, and what the environment overrides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchkit.errors import ProjectError
+from benchkit.settings import (
+    DEFAULT_CACHE_LIMIT_BYTES,
+    SETTINGS_NAME,
+    Settings,
+    child_environment,
+    find_project,
+    load_settings,
+    read_local_world,
+    read_world,
+)
+
+NAMES = (
+    "BENCHKIT_PROJECT",
+    "BENCHKIT_REMOTE",
+    "BENCHKIT_CACHE_DIR",
+    "BENCHKIT_CACHE_LIMIT_BYTES",
+    "XDG_CACHE_HOME",
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+)
+MINIMAL = '[project]\nid = "trial"\nremote = "store"\n'
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+
+def write_settings(folder: Path, text: str = MINIMAL) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SETTINGS_NAME).write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_the_project_is_the_nearest_folder_upward_with_a_settings_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outer = write_settings(tmp_path / "outer")
+    inner = write_settings(outer / "a" / "inner")
+    deep = inner / "b" / "c"
+    deep.mkdir(parents=True)
+    assert find_project(deep) == inner
+    assert find_project(inner) == inner
+    assert find_project(outer / "a") == outer
+    monkeypatch.chdir(deep)
+    assert find_project() == inner
+    assert find_project(Path("..")) is not None
+    assert load_settings().project == inner
+
+
+def test_a_folder_named_like_the_settings_file_is_no_project(tmp_path: Path) -> None:
+    outer = write_settings(tmp_path / "outer")
+    (outer / "inner" / SETTINGS_NAME).mkdir(parents=True)
+    assert find_project(outer / "inner") == outer
+
+
+def test_the_environment_names_the_project_whatever_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = write_settings(tmp_path / "here"), write_settings(tmp_path / "there")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("BENCHKIT_PROJECT", str(there))
+    assert find_project() == there
+    assert find_project(here) == there
+    monkeypatch.setenv("BENCHKIT_PROJECT", "../there/../there")
+    assert find_project().resolve() == there
+    monkeypatch.setenv("BENCHKIT_PROJECT", "")
+    assert find_project() == here
+    monkeypatch.setenv("BENCHKIT_PROJECT", str(tmp_path))
+    with pytest.raises(ProjectError, match="BENCHKIT_PROJECT names"):
+        find_project()
+
+
+def test_no_project_is_an_error_that_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match=r"no benchkit\.toml in .* startproject"):
+        find_project()
+    with pytest.raises(ProjectError, match="is missing"):
+        load_settings(tmp_path)
+
+
+def test_a_minimal_file_gives_the_defaults(tmp_path: Path) -> None:
+    project = write_settings(tmp_path / "project")
+    assert load_settings(project) == Settings(
+        project=project,
+        project_id="trial",
+        remote="store",
+        cache_dir=tmp_path / "home" / ".cache" / "benchkit",
+        cache_limit_bytes=DEFAULT_CACHE_LIMIT_BYTES,
+    )
+    assert load_settings(project).staging == project / "ProjectDatasets"
+
+
+def test_the_file_sets_the_cache(tmp_path: Path) -> None:
+    project = write_settings(
+        tmp_path / "project", MINIMAL + '[cache]\ndir = "caché/x"\nlimit_bytes = 1_000\n'
+    )
+    settings = load_settings(project)
+    assert settings.cache_dir == project / "caché" / "x"
+    assert settings.cache_limit_bytes == 1000
+
+
+def test_the_environment_comes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = write_settings(tmp_path / "project", MINIMAL + '[cache]\ndir = "file"\nlimit_bytes = 1\n')
+    monkeypatch.setenv("BENCHKIT_REMOTE", "file:///remote")
+    monkeypatch.setenv("BENCHKIT_CACHE_DIR", "~/cache")
+    monkeypatch.setenv("BENCHKIT_CACHE_LIMIT_BYTES", "12345")
+    settings = load_settings(project)
+    assert settings.remote == settings.remote_url == "file:///remote"
+    assert settings.cache_dir == tmp_path / "home" / "cache"
+    assert settings.cache_limit_bytes == 12345
+
+
+def test_empty_variables_are_as_good_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = write_settings(tmp_path / "project", MINIMAL + '[cache]\ndir = "file"\nlimit_bytes = 1\n')
+    expected = load_settings(project)
+    for name in NAMES:
+        monkeypatch.setenv(name, "")
+    assert load_settings(project) == expected
+
+
+def test_the_cache_is_below_the_users_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert load_settings(write_settings(tmp_path)).cache_dir == Path("/xdg/benchkit")
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "ten", "1.5", "²", "1e3"])
+def test_a_cache_limit_that_is_none_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    project = write_settings(tmp_path / "project", MINIMAL + "[cache]\nlimit_bytes = 7\n")
+    monkeypatch.setenv("BENCHKIT_CACHE_LIMIT_BYTES", limit)
+    with pytest.raises(ProjectError, match=r"limit|LIMIT"):
+        load_settings(project)
+
+
+@pytest.mark.parametrize(
+    ("remote", "url"),
+    [
+        ("store", "file:///p/store"),
+        ("sub/sto re", "file:///p/sub/sto%20re"),
+        ("/elsewhere", "file:///elsewhere"),
+        ("file:///x/y", "file:///x/y"),
+        ("s3://bucket/prefix", "s3://bucket/prefix"),
+        ("über#", "file:///p/%C3%BCber%23"),
+    ],
+)
+def test_a_path_becomes_an_absolute_url_from_the_projects_folder(remote: str, url: str) -> None:
+    settings = Settings(
+        project=Path("/p"), project_id="i", remote=remote, cache_dir=Path("/c"), cache_limit_bytes=1
+    )
+    assert settings.remote_url == url
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "lacks the key 'id'"),
+        ('[project]\nid = "x"\n', "lacks the key 'remote'"),
+        ('[project]\nid = ""\nremote = "store"\n', "lacks the key 'id'"),
+        ("not toml", "is no TOML"),
+        (MINIMAL + "[other]\nx = 1\n", "unknown part 'other'"),
+        ('id = "x"\n' + MINIMAL, "unknown part 'id'"),
+        ("project = 1\n", "unknown part 'project'"),
+        (MINIMAL + "[cache]\nsize = 1\n", "unknown key 'size' in .cache.; it takes: dir, limit_bytes"),
+        ("[project]\nid = 1\n", "'id' in .project. is 1, not a str"),
+        (MINIMAL + "[cache]\nlimit_bytes = true\n", "is True, not a int"),
+        (MINIMAL + "[cache]\nlimit_bytes = 0\n", "set at least 1"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_naming_the_key(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ProjectError, match=says):
+        load_settings(write_settings(tmp_path, text))
+
+
+def test_a_file_that_is_no_utf8_or_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / SETTINGS_NAME).write_bytes(b'[project]\nid = "\xff"\n')
+    with pytest.raises(ProjectError, match="is no TOML"):
+        load_settings(tmp_path)
+    (tmp_path / SETTINGS_NAME).unlink()
+    (tmp_path / SETTINGS_NAME).mkdir()
+    with pytest.raises(ProjectError, match="cannot be read"):
+        load_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rank", "world", "expected"),
+    [
+        ("0", "1", (0, 1)),
+        ("3", "8", (3, 8)),
+        (None, None, None),
+        ("1", None, None),
+        (None, "2", None),
+        ("", "", None),
+        ("-1", "2", None),
+        ("²", "4", None),
+    ],
+)
+def test_rank_and_world_are_read_as_launchers_set_them(
+    monkeypatch: pytest.MonkeyPatch, rank: str | None, world: str | None, expected: tuple[int, int] | None
+) -> None:
+    for name, value in (("RANK", rank), ("WORLD_SIZE", world)):
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert read_world() == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [(None, 1), ("", 1), ("4", 4), ("0", 1), ("x", 1), ("²", 1)])
+def test_processes_of_this_machine_are_one_where_nothing_is_told(
+    monkeypatch: pytest.MonkeyPatch, text: str | None, expected: int
+) -> None:
+    if text is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", text)
+    assert read_local_world() == expected
+
+
+def test_a_childs_variables_come_before_the_environment_and_that_before_defaults(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BENCHKIT_REMOTE", "mine")
+    monkeypatch.setenv("BENCHKIT_CACHE_DIR", "mine")
+    given = child_environment(
+        {"BENCHKIT_REMOTE": "set"}, defaults={"BENCHKIT_CACHE_DIR": "default", "RANK": "default"}
+    )
+    assert given["BENCHKIT_REMOTE"] == "set"
+    assert given["BENCHKIT_CACHE_DIR"] == "mine"
+    assert given["RANK"] == "default"
+    assert given["HOME"]
