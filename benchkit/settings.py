@@ -18,6 +18,7 @@ else:
 SETTINGS_NAME = "benchkit.toml"
 STAGING_NAME = "ProjectDatasets"
 DEFAULT_CACHE_LIMIT_BYTES = 64 << 30
+_MAX_DIGITS = 18
 _START = 'run "bench-kit startproject NAME" to make a project, or set BENCHKIT_PROJECT to one'
 _KEYS: dict[str, dict[str, type]] = {
     "project": {"id": str, "remote": str},
@@ -57,7 +58,7 @@ class Settings:
         """The URL of the remote store; a path becomes an absolute `file://` URL."""
         if "://" in self.remote:
             return self.remote
-        return (self.project / Path(self.remote).expanduser()).absolute().as_uri()
+        return (self.project / _expand_home(self.remote, what="the remote")).absolute().as_uri()
 
 
 def find_project(start: Path | None = None) -> Path:
@@ -77,7 +78,7 @@ def find_project(start: Path | None = None) -> Path:
                 f"BENCHKIT_PROJECT names {project}, where there is no {SETTINGS_NAME}; {_START}"
             )
         return project
-    begin = (start or Path.cwd()).absolute()
+    begin = Path(os.path.abspath(start or Path.cwd()))  # without `..`, which would make parents of children
     for folder in (begin, *begin.parents):
         if (folder / SETTINGS_NAME).is_file():
             return folder
@@ -106,7 +107,7 @@ def load_settings(project: Path | None = None) -> Settings:
         project=project,
         project_id=values["id"],
         remote=os.environ.get("BENCHKIT_REMOTE") or values["remote"],
-        cache_dir=project / Path(folder).expanduser() if folder else _default_cache_dir(),
+        cache_dir=project / _expand_home(folder or _default_cache_dir(), what="the cache folder"),
         cache_limit_bytes=cache.get("limit_bytes", DEFAULT_CACHE_LIMIT_BYTES) if limit is None else limit,
     )
 
@@ -159,11 +160,21 @@ def _limit_from_environment() -> int | None:
     text = os.environ.get("BENCHKIT_CACHE_LIMIT_BYTES")
     if not text:
         return None
-    if not text.isdecimal():
-        raise ProjectError(f"BENCHKIT_CACHE_LIMIT_BYTES is {text!r}, not a number of bytes")
+    if not text.isdecimal() or len(text) > _MAX_DIGITS:
+        raise ProjectError(f"BENCHKIT_CACHE_LIMIT_BYTES is {text!r:.40}, not a number of bytes")
     return int(text)
 
 
-def _default_cache_dir() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "benchkit"
+def _default_cache_dir() -> str:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return os.path.join(base if os.path.isabs(base) else "~/.cache", "benchkit")  # its standard: else ignored
+
+
+def _expand_home(path: str, *, what: str) -> Path:
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise ProjectError(
+            f"{what} is {path!r}, and that home folder is not known: write a whole path in {SETTINGS_NAME}, "
+            "or set HOME, BENCHKIT_REMOTE or BENCHKIT_CACHE_DIR"
+        )
+    return Path(expanded)

@@ -68,8 +68,8 @@ def main() -> None:
     model = DigitNet()
     loss_fn = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=arguments.lr)
-    model, optimizer, train_loader, val_loader = accelerator.prepare(
-        model, optimizer, train_loader, val_loader
+    model, loss_fn, optimizer, train_loader, val_loader = accelerator.prepare(
+        model, loss_fn, optimizer, train_loader, val_loader
     )
 
     accelerator.print(f"processes: {accelerator.num_processes}, device: {accelerator.device}")

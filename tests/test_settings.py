@@ -61,6 +61,14 @@ def test_the_project_is_the_nearest_folder_upward_with_a_settings_file(
     assert load_settings().project == inner
 
 
+def test_a_start_above_the_current_folder_does_not_find_a_project_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outer = write_settings(tmp_path / "outer")
+    monkeypatch.chdir(write_settings(outer / "inner"))
+    assert find_project(Path("..")) == outer
+
+
 def test_a_folder_named_like_the_settings_file_is_no_project(tmp_path: Path) -> None:
     outer = write_settings(tmp_path / "outer")
     (outer / "inner" / SETTINGS_NAME).mkdir(parents=True)
@@ -134,9 +142,20 @@ def test_empty_variables_are_as_good_as_none(tmp_path: Path, monkeypatch: pytest
 def test_the_cache_is_below_the_users_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     assert load_settings(write_settings(tmp_path)).cache_dir == Path("/xdg/benchkit")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert load_settings(tmp_path).cache_dir == tmp_path / "home" / ".cache" / "benchkit"
 
 
-@pytest.mark.parametrize("limit", ["0", "-1", "ten", "1.5", "²", "1e3"])
+@pytest.mark.parametrize(
+    "text",
+    [MINIMAL + '[cache]\ndir = "~no-such-user/c"\n', MINIMAL.replace('"store"', '"~no-such-user/store"')],
+)
+def test_a_home_folder_that_is_not_known_is_refused_naming_what_to_write(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ProjectError, match=r"'~no-such-user/.*write a whole path"):
+        _ = load_settings(write_settings(tmp_path, text)).remote_url
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "ten", "1.5", "²", "1e3", "9" * 5000])
 def test_a_cache_limit_that_is_none_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:

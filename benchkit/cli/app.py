@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from benchkit import __version__
+from benchkit.cli import render
 from benchkit.errors import BenchKitError
 
 # Further arguments of these commands belong to the user's script.
@@ -66,7 +67,8 @@ def run(app: typer.Typer, arguments: Sequence[str], *, program: str, folder: Pat
     except BenchKitError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        lines = str(error).split("\n")  # a report may have several; nothing else steers the terminal
+        print("error: " + "\n".join(map(render.escape, lines)), file=sys.stderr)
         sys.exit(error.exit_code)
     sys.exit(0)
 

@@ -154,7 +154,8 @@ class _RowReader:
 
 def _list_rows(samples: Samples, task: SegmentTask) -> Iterator[tuple[int, bytes, Sequence[str]]]:
     """Yield index, key and paths of the segment's samples, which must be those of the walk."""
-    columns = (task.indices.tolist(), task.repeats.tolist(), task.checks.tolist())
+    # A view gives its numbers one by one, where a list would hold them all.
+    columns = (task.indices.data, task.repeats.data, task.checks.data)
     for index, repeat, check in zip(*columns, strict=True):
         paths = samples.paths(index)
         key = samples.key(index, paths, repeat)

@@ -19,7 +19,7 @@ from multiprocessing import connection
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from benchkit.data.memory import keep_no_large_blocks
+from benchkit.data.memory import give_back, keep_no_large_blocks
 from benchkit.errors import StallError
 
 if TYPE_CHECKING:
@@ -134,7 +134,9 @@ def _end_with_parent() -> None:
 
 
 def _call(function: Callable[[Any, _Task], _Result], task: _Task) -> _Result:
-    return function(_shared, task)
+    result = function(_shared, task)
+    give_back()
+    return result
 
 
 def _died() -> StallError:

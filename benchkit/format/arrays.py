@@ -45,7 +45,7 @@ def encode_array(array: npt.NDArray[Any]) -> bytes:
     return header + array.tobytes()
 
 
-def decode_array(data: bytes, *, what: str) -> npt.NDArray[Any]:
+def decode_array(data: bytes, *, what: object) -> npt.NDArray[Any]:
     """Return a new, writable array in C order from `.npy` bytes.
 
     Raises:

@@ -23,7 +23,7 @@ def encode(value: Any) -> bytes:
     ).encode()
 
 
-def decode(data: bytes, *, what: str, max_bytes: int, max_depth: int = MAX_DEPTH) -> Any:
+def decode(data: bytes, *, what: object, max_bytes: int, max_depth: int = MAX_DEPTH) -> Any:
     """Return the JSON value that the bytes hold.
 
     Args:

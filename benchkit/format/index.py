@@ -71,6 +71,16 @@ class ChunkIndex:
         """Return the row's key, as `get_key` gave it."""
         return _text(self.keys, self.key_end, row)
 
+    def name(self, row: int) -> str:
+        """Return how messages call the row: by its key, or by its number where the keys were left out."""
+        return f"sample {self.key(row)!r}" if len(self.key_end) else f"row {row}"
+
+    def without_keys(self) -> ChunkIndex:
+        """Return a copy without the keys, which takes about half the memory, and answers all but `key`."""
+        copies = {name: getattr(self, name).copy() for name in _DTYPES if name not in ("keys", "key_end")}
+        none = {"keys": self.keys[:0].copy(), "key_end": self.key_end[:0].copy()}
+        return ChunkIndex(**copies, **none, kinds=self.kinds)
+
     def file_names(self, row: int) -> list[str]:
         """Return the original base names of the row's files."""
         first, end = int(self.sample_file[row]), int(self.sample_file[row + 1])

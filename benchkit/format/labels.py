@@ -73,7 +73,7 @@ def encode_label(label: object) -> EncodedLabel:
     return EncodedLabel(kind, text, encoder.arrays)
 
 
-def decode_label(kind: Any, text: bytes, next_array: Callable[[], bytes], *, what: str) -> Any:
+def decode_label(kind: Any, text: bytes, next_array: Callable[[], bytes], *, what: object) -> Any:
     """Return the label.
 
     Args:
@@ -87,7 +87,7 @@ def decode_label(kind: Any, text: bytes, next_array: Callable[[], bytes], *, wha
     """
     if kind == "cls":
         return _int_of(text.decode("ascii", "replace"), what)
-    value = canonical.decode(text, what=f"the label of {what}", max_bytes=MAX_TEXT_BYTES)
+    value = canonical.decode(text, what=what, max_bytes=MAX_TEXT_BYTES)
     return value if kind == "json" else _decode(value, kind, next_array, what)
 
 
@@ -211,7 +211,7 @@ def _float_text(value: float) -> str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _decode(value: Any, kind: Any, next_array: Callable[[], bytes], what: str) -> Any:
+def _decode(value: Any, kind: Any, next_array: Callable[[], bytes], what: object) -> Any:
     if kind == "json":
         return value
     if kind == "float":
@@ -225,7 +225,7 @@ def _decode(value: Any, kind: Any, next_array: Callable[[], bytes], what: str) -
         return _decode_dict(value, name, inner, next_array, what)
     if value is not None:
         raise FormatError(f"the label of {what} has {value!r:.60} where its kind says an array")
-    array = decode_array(next_array(), what=f"an array of the label of {what}")
+    array = decode_array(next_array(), what=what)
     if name == "tensor":
         return array_to_tensor(array, inner, what=what)
     if name == "scalar" and array.ndim:
@@ -233,7 +233,7 @@ def _decode(value: Any, kind: Any, next_array: Callable[[], bytes], what: str) -
     return array if name == "array" else array[()]
 
 
-def _decode_items(value: Any, name: str, inner: Any, next_array: Callable[[], bytes], what: str) -> Any:
+def _decode_items(value: Any, name: str, inner: Any, next_array: Callable[[], bytes], what: object) -> Any:
     if not isinstance(value, list) or (isinstance(inner, list) and len(inner) != len(value)):
         raise FormatError(f"the label of {what} is no list of the length its kind has")
     kinds = inner if isinstance(inner, list) else [inner] * len(value)
@@ -241,7 +241,7 @@ def _decode_items(value: Any, name: str, inner: Any, next_array: Callable[[], by
     return tuple(items) if name == "tuple" else items
 
 
-def _decode_dict(value: Any, name: str, inner: Any, next_array: Callable[[], bytes], what: str) -> Any:
+def _decode_dict(value: Any, name: str, inner: Any, next_array: Callable[[], bytes], what: object) -> Any:
     if not isinstance(value, dict):
         raise FormatError(f"the label of {what} is no dict where its kind says one")
     if not isinstance(inner, list):
@@ -254,13 +254,13 @@ def _decode_dict(value: Any, name: str, inner: Any, next_array: Callable[[], byt
     return {key: _decode(value[str(key)], kind, next_array, what) for key, kind in inner}
 
 
-def _int_of(text: str, what: str) -> int:
+def _int_of(text: str, what: object) -> int:
     if not _INT_TEXT.fullmatch(text):
         raise _misfit(text, "int", what)
     return int(text)
 
 
-def _float_of(value: Any, dtype: str, what: str) -> float:
+def _float_of(value: Any, dtype: str, what: object) -> float:
     if type(value) is float:
         return value
     if isinstance(value, str) and value in _FLOAT_TEXTS:
@@ -268,7 +268,7 @@ def _float_of(value: Any, dtype: str, what: str) -> float:
     raise _misfit(value, dtype, what)
 
 
-def _scalar_of(value: Any, dtype: str, what: str) -> Any:
+def _scalar_of(value: Any, dtype: str, what: object) -> Any:
     letter = np.dtype(dtype).kind
     if letter == "f":
         value = _float_of(value, dtype, what)
@@ -289,5 +289,5 @@ def _fits(value: Any, dtype: str, letter: str) -> bool:
     return type(value) is int and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
 
 
-def _misfit(value: Any, kind: str, what: str) -> FormatError:
+def _misfit(value: Any, kind: str, what: object) -> FormatError:
     return FormatError(f"the label of {what} has {value!r:.60} where its kind says {kind}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from benchkit.errors import CorruptError
@@ -26,7 +27,7 @@ class MemberFile(io.BytesIO):
 def read_label(index: ChunkIndex, row: int, read: ReadRange, *, what: str) -> Any:
     """Return the label of a row; `what` names the chunk for messages."""
     members = iter(index.members(row)[_file_count(index, row) :])
-    where = f"sample {index.key(row)!r} of {what}"
+    where = _Where(index, row, what)
 
     def next_member() -> bytes:
         number = next(members, None)
@@ -46,19 +47,34 @@ def read_files(index: ChunkIndex, row: int, read: ReadRange, *, what: str) -> li
     if not names:
         return None
     first = index.members(row)[0]
-    where = f"sample {index.key(row)!r} of {what}"
+    where = _Where(index, row, what)
     return [
-        MemberFile(_read_member(index, first + number, read, f"file {name!r}", where), name)
+        MemberFile(_read_member(index, first + number, read, "file", where, name), name)
         for number, name in enumerate(names)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """A row as messages call it; put into words only when there is a message."""
+
+    index: ChunkIndex
+    row: int
+    chunk: str
+
+    def __str__(self) -> str:
+        return f"{self.index.name(self.row)} of {self.chunk}"
 
 
 def _file_count(index: ChunkIndex, row: int) -> int:
     return int(index.sample_file[row + 1]) - int(index.sample_file[row])
 
 
-def _read_member(index: ChunkIndex, number: int, read: ReadRange, noun: str, where: str) -> bytes:
+def _read_member(
+    index: ChunkIndex, number: int, read: ReadRange, noun: str, where: _Where, name: str = ""
+) -> bytes:
     data = read(int(index.member_offset[number]), int(index.member_size[number]))
     if checksum(data) != index.member_checksum[number]:
+        noun = f"{noun} {name!r}" if name else noun
         raise CorruptError(f"{noun} of {where} is corrupt: its checksum is not the one in the chunk's index")
     return data

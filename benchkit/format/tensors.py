@@ -55,7 +55,7 @@ def tensor_to_array(value: Any) -> tuple[npt.NDArray[Any], str]:
     return dense.numpy(), dtype
 
 
-def array_to_tensor(array: npt.NDArray[Any], dtype: str, *, what: str) -> torch.Tensor:
+def array_to_tensor(array: npt.NDArray[Any], dtype: str, *, what: object) -> torch.Tensor:
     """Return the array's values as a tensor, which may share its memory.
 
     Args:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchkit.errors import DatasetError
+from benchkit.errors import BenchKitError, DatasetError
 from benchkit.project.userdata import UserDataset
 from benchkit.stream.batches import BatchReport
-from benchkit.stream.loader import get_dataset
+from benchkit.stream.loader import ChunkLoader, get_dataset
 from benchkit.stream.options import LoaderOptions, Shard
 
 BATCH_SIZE = 32
@@ -26,7 +26,7 @@ class TrialReport:
     Attributes:
         version: The staged version, as `train@1`.
         samples: Samples that arrived, each once.
-        rows: Rows that `_data_iterator` made of them.
+        rows: Rows that `_data_iterator` made of them, without those of samples that fill the last batch up.
         batches: Batches that collated.
         tar_bytes: Bytes of the chunks, as plain tars.
         seconds: How long it took.
@@ -52,29 +52,31 @@ def try_dataset(
 
     Raises:
         SampleError: A sample cannot be read, decoded or collated; the message names it.
-        DatasetError: A sample was not handed to `_data_iterator` exactly as often as it should be.
+        DatasetError: The chunk class cannot be made or reads something else, or a sample was not handed to
+            `_data_iterator` exactly as often as it should be.
+        NotFoundError: The dataset has not been packed.
     """
     started = time.monotonic()
-    options = LoaderOptions(shard=Shard(index=0, count=1))
-    loader = get_dataset(
-        dataset.chunk_class,
-        False,
-        dataset.name,
-        BATCH_SIZE,
-        workers,
-        *dataset.args,
-        loader=options,
-        **dataset.kwargs,
-    )
+    loader = _make_loader(dataset, workers)
     opened = loader.opened
+    if opened.selection.cloud or opened.selection.name != dataset.name:
+        raise DatasetError(
+            f"{dataset.chunk_class.__name__} reads {opened.version.label} of {opened.store.url}, not "
+            f"{dataset.name!r} of staging: hand both on, with super().__init__(name, cloud)"
+        )
     total, tar_bytes = opened.order.total, opened.manifest.tar_bytes
     counts = np.zeros(total, dtype=np.int64)
 
+    handed, rows = 0, 0
+
     def count(report: BatchReport) -> None:
+        nonlocal handed, rows
         np.add.at(counts, report.handed, 1)
+        real = min(len(report.handed), total - handed)
+        handed += real
+        rows += report.rows * real // max(len(report.handed), 1)
         if on_progress:
-            done = min(int(counts.sum()), total)
-            on_progress((done, total), (tar_bytes * done // total, tar_bytes))
+            on_progress((handed, total), (tar_bytes * handed // total, tar_bytes))
 
     loader.on_report = count
     batches = sum(1 for _ in loader)
@@ -87,12 +89,33 @@ def try_dataset(
             f"{dataset.chunk_class.__name__}._data_iterator exactly once: it must go through all that "
             "super()._data_iterator() yields"
         )
-    report = loader.report
     return TrialReport(
         version=opened.version.label,
         samples=total,
-        rows=report.rows,
+        rows=rows,
         batches=batches,
         tar_bytes=tar_bytes,
         seconds=time.monotonic() - started,
     )
+
+
+def _make_loader(dataset: UserDataset, workers: int) -> ChunkLoader:
+    options = LoaderOptions(shard=Shard(index=0, count=1))
+    try:
+        return get_dataset(
+            dataset.chunk_class,
+            False,
+            dataset.name,
+            BATCH_SIZE,
+            workers,
+            *dataset.args,
+            loader=options,
+            **dataset.kwargs,
+        )
+    except BenchKitError:
+        raise
+    except Exception as error:
+        raise DatasetError(
+            f"{dataset.chunk_class.__name__} cannot be made of args {list(dataset.args)!r:.80} and kwargs "
+            f"{dataset.kwargs!r:.80} that main() lists for {dataset.name!r}: {type(error).__name__}: {error}"
+        ) from error

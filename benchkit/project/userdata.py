@@ -34,10 +34,12 @@ def load_datasets(project: Path, name: str | None = None) -> list[UserDataset]:
     """Return what `main()` lists, or the one of that name.
 
     Raises:
-        ProjectError: The module is missing, fails, or lists something else than datasets.
+        ProjectError: The module is missing, fails, or lists nothing, or something else than datasets.
         UsageError: It lists no dataset of that name.
     """
     listed = [_read_entry(entry, number) for number, entry in enumerate(_call_main(project))]
+    if not listed:
+        raise ProjectError(f"main() in {_path(project)} lists no dataset: list at least one tuple {SHAPE}")
     names = [dataset.name for dataset in listed]
     repeated = {entry for entry in names if names.count(entry) > 1}
     if repeated:
@@ -45,8 +47,7 @@ def load_datasets(project: Path, name: str | None = None) -> list[UserDataset]:
     if name is None:
         return listed
     if name not in names:
-        known = ", ".join(names) or "no dataset"
-        raise UsageError(f"main() in {_path(project)} does not list {name!r}; it lists: {known}")
+        raise UsageError(f"main() in {_path(project)} does not list {name!r}; it lists: {', '.join(names)}")
     return [listed[names.index(name)]]
 
 
@@ -58,10 +59,9 @@ def _call_main(project: Path) -> Sequence[Any]:
     try:
         main = getattr(importlib.import_module(MODULE), "main", None)
         result = main() if callable(main) else None
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
+    except (Exception, SystemExit) as error:
         raise ProjectError(
-            f"{_path(project)} failed: {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+            f"{_path(project)} failed at {_place(error, project)}: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(result, list | tuple):
         raise ProjectError(f"{_path(project)} needs a function main() that returns a list of tuples {SHAPE}")
@@ -81,10 +81,21 @@ def _read_entry(entry: Any, number: int) -> UserDataset:
         raise ProjectError(
             f"{where} needs a name, a list of args and a dict of kwargs behind the two classes"
         )
-    return UserDataset(
-        processor=processor, chunk_class=chunk_class, name=check_dataset_name(name), args=args, kwargs=kwargs
-    )
+    try:
+        check_dataset_name(name)
+    except UsageError as error:
+        raise ProjectError(f"{where}: {error}") from error
+    return UserDataset(processor=processor, chunk_class=chunk_class, name=name, args=args, kwargs=kwargs)
 
 
 def _path(project: Path) -> Path:
     return project / "Datasets" / "ProjectDatasets.py"
+
+
+def _place(error: BaseException, project: Path) -> str:
+    """Return where the user's code failed: its innermost line in the project, not in what it called."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(project)]
+    return f"{(own or frames)[-1].filename}, line {(own or frames)[-1].lineno}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from benchkit.errors import ObjectNotFoundError, StoreError, UsageError
+from benchkit.format.layout import is_object_name
 from benchkit.store.base import BLOCK_BYTES, ObjectInfo, check_name
 from benchkit.store.locks import open_locked
 
@@ -103,16 +104,15 @@ class LocalStore:
         Raises:
             StoreError: It cannot be made, or the disk is full.
         """
-        folder = self.root / TEMPORARY
+        folder = self._temporary_folder()
         path = folder / secrets.token_hex(16)
         with self._translated(TEMPORARY, writing=True):
             folder.mkdir(parents=True, exist_ok=True)
             lock = open_locked(path, shared=False, create=True)
         if lock is None:
             raise StoreError(f"{path} is held by somebody else")
-        # Opened a second time: a duplicate of the lock's descriptor would keep the lock in a forked child.
-        with self._disk_full(path.name), lock, open(path, "wb", buffering=BLOCK_BYTES) as file:
-            temporary = TemporaryFile(path, file)
+        with self._disk_full(path.name), lock:
+            temporary = TemporaryFile(path, lock.writer(BLOCK_BYTES))
             try:
                 yield temporary
             finally:
@@ -131,7 +131,7 @@ class LocalStore:
         What cannot be opened, as another user's, is left alone.
         """
         removed = 0
-        folder = self.root / TEMPORARY
+        folder = self._temporary_folder()
         for name in os.listdir(folder) if folder.is_dir() else []:
             with suppress(OSError):
                 left = open_locked(folder / name, shared=False, blocking=False)
@@ -142,34 +142,44 @@ class LocalStore:
         return removed
 
     def _path(self, name: str) -> Path:
-        """Return the object's path, which must lie below the root, links followed."""
-        path = self.root / check_name(name)
+        """Return the object's path; no part of it below the root may be a link: it could lead anywhere."""
+        path = self.root
+        for part in check_name(name).split("/"):
+            path /= part
+            if os.path.islink(path):
+                raise StoreError(f"{name} in {self.url} lies behind a link; links are not followed")
         if name.split("/", 1)[0] == TEMPORARY:
             raise UsageError(f"{name!r} is no object name: {TEMPORARY} is the store's own")
-        if not path.parent.resolve().is_relative_to(self.root.resolve()) or path.is_symlink():
-            raise StoreError(f"{name} leaves {self.url} through a link; links are not followed")
         return path
+
+    def _temporary_folder(self) -> Path:
+        folder = self.root / TEMPORARY
+        if os.path.islink(folder):
+            raise StoreError(f"{folder} is a link; links are not followed: remove it")
+        return folder
 
     def _walk(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
         try:
             with os.scandir(self.root / folder) as found:
-                entries = list(found)
+                names = sorted(
+                    name
+                    for entry in found
+                    if is_object_name(entry.name)  # no other file could be read by its name
+                    and (name := folder + entry.name + "/" * entry.is_dir(follow_symlinks=False))
+                    and (name.startswith(prefix) or prefix.startswith(name))
+                )
         except (FileNotFoundError, NotADirectoryError):
             return
-        keys = {
-            entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name: entry
-            for entry in entries
-        }
-        for key in sorted(keys):
-            name = folder + key
-            if name == TEMPORARY + "/" or not (name.startswith(prefix) or prefix.startswith(name)):
+        for name in names:
+            if name == TEMPORARY + "/":
                 continue
-            if key.endswith("/"):
+            if name.endswith("/"):
                 yield from self._walk(name, prefix)
-            elif name.startswith(prefix) and keys[key].is_file(follow_symlinks=False):
+            elif name.startswith(prefix):
                 with suppress(FileNotFoundError):
-                    status = keys[key].stat(follow_symlinks=False)
-                    yield ObjectInfo(name=name, size=status.st_size, modified=status.st_mtime)
+                    status = os.stat(self.root / name, follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode):
+                        yield ObjectInfo(name=name, size=status.st_size, modified=status.st_mtime)
 
     @contextmanager
     def _translated(self, name: str, *, writing: bool = False) -> Iterator[None]:
@@ -202,7 +212,7 @@ def _adopt(temporary: TemporaryFile, target: Path) -> None:
     os.fsync(temporary.file.fileno())
     for attempt in range(_PLACING_ATTEMPTS):
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(target.parent)
             os.replace(temporary.path, target)
             break
         except (FileNotFoundError, FileExistsError):  # somebody removed the empty folder just now
@@ -210,8 +220,20 @@ def _adopt(temporary: TemporaryFile, target: Path) -> None:
                 raise
     temporary.adopted = True
     with suppress(FileNotFoundError):  # somebody removed the object, and its folder with it, just now
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(target.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably: a file is no safer than the folders that lead to it."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import threading
 import weakref
@@ -28,13 +29,24 @@ class LockedFile:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._raw: io.FileIO | None = None
 
     def close(self) -> None:
         """Let the file and its lock go; a second call does nothing."""
         with _NO_FORK:
+            if self._raw:
+                self._raw.close()
             fd, self.fd = self.fd, -1
             if fd >= 0:
                 os.close(fd)
+
+    def writer(self, buffer_bytes: int) -> io.BufferedWriter:
+        """Return the file for writing; what its buffer holds when the file is closed or forked is dropped.
+
+        A child that wrote out its copy of the buffer would write the parent's bytes a second time.
+        """
+        self._raw = io.FileIO(self.fd, "wb", closefd=False)
+        return io.BufferedWriter(self._raw, buffer_bytes)
 
     def downgrade(self) -> None:
         """Turn an exclusive lock into a shared one; Linux lets nobody get it exclusively in between."""

@@ -105,13 +105,16 @@ def _copy_object(source: Store, target: Store, item: TransferItem, stop: threadi
                     return False
                 hasher.update(block)
                 size += len(block)
+                if size > item.size:
+                    break  # it is corrupt, and may be endless
                 file.write(block)
             file.flush()
             file.seek(0)
             if size != item.size or hasher.hexdigest() != item.digest:
+                got = f"{size} with {hasher.hexdigest()[:12]}…" if size <= item.size else "more"
                 raise CorruptError(
-                    f"{item.name} in {source.url} is corrupt: it has {size} bytes with the digest "
-                    f"{hasher.hexdigest()[:12]}…, not {item.size} with {item.digest[:12]}…; it was not sent"
+                    f"{item.name} in {source.url} is corrupt and was not sent: expected {item.size} bytes "
+                    f"with the digest {item.digest[:12]}…, got {got}"
                 )
             # The file has no name of its own, so that a killed transfer leaves nothing behind.
             target.write(item.name, Path(f"/dev/fd/{file.fileno()}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -25,12 +26,13 @@ def check_url(url: str) -> str:
         return url
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise UsageError(f"{scheme}:// is no store that is known; known are {known} and plain paths")
+        shown = f"{scheme}://" if scheme.isalnum() else "this URL"  # which may be a password put wrongly
+        raise UsageError(f"{shown} is no store that is known; known are {known} and plain paths")
     host, slash, _ = rest.partition("/")
     if "@" in host:
         raise UsageError(f"a {scheme}:// URL must not carry a user or a password")
     if host not in ("", "localhost") or not slash:
-        raise UsageError(f"{url} names no folder of this machine; write file:///folder, with three slashes")
+        raise UsageError("a file:// URL names a folder of this machine: file:///folder, with three slashes")
     return url
 
 
@@ -47,4 +49,7 @@ def open_store(url: str, *, base: Path | None = None) -> Store:
     _, separator, rest = check_url(url).partition("://")
     if separator:
         return LocalStore(Path("/" + unquote(rest.partition("/")[2], errors="surrogateescape")))
-    return LocalStore((base or Path.cwd()) / Path(url).expanduser())
+    path = os.path.expanduser(url)
+    if path.startswith("~"):
+        raise UsageError(f"the home folder in {url!r} is not known; write the whole path")
+    return LocalStore((base or Path.cwd()) / path)

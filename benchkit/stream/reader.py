@@ -26,6 +26,7 @@ Row = tuple[Any, list[MemberFile] | None]
 class _Opened:
     """A chunk in use: its cached tar, its index, and its live rows (None when all are)."""
 
+    what: str
     tar: OpenChunk
     index: ChunkIndex
     live: npt.NDArray[np.int64] | None
@@ -71,11 +72,10 @@ class ChunkReader:
         while True:
             opened = self._open(chunk)
             row = live_row if opened.live is None else int(opened.live[live_row])
-            what = self.describe_chunk(chunk)
             try:
                 self.rows_read += 1
-                label = read_label(opened.index, row, opened.tar.read, what=what)
-                return label, read_files(opened.index, row, opened.tar.read, what=what)
+                label = read_label(opened.index, row, opened.tar.read, what=opened.what)
+                return label, read_files(opened.index, row, opened.tar.read, what=opened.what)
             except CorruptError as error:
                 self.rows_read -= 1
                 self._discard(chunk, error)
@@ -85,7 +85,8 @@ class ChunkReader:
         opened = self._open(chunk)
         row = live_row if opened.live is None else int(opened.live[live_row])
         files = ", ".join(repr(name) for name in opened.index.file_names(row)) or "no files"
-        return f"sample {opened.index.key(row)!r} ({files}) in {self.describe_chunk(chunk)}"
+        key = self._decode_index(opened.tar, chunk).key(row)
+        return f"sample {key!r} ({files}) in {opened.what}"
 
     def describe_chunk(self, chunk: int) -> str:
         """Return a chunk as people look for it: the start of its name, dataset and version."""
@@ -134,24 +135,23 @@ class ChunkReader:
         while True:
             tar = self.fetch(chunk)
             try:
-                data = self._read_index(tar, chunk)
-                index = decode_index(
-                    data, tar_bytes=entry.tar_bytes, samples=entry.samples, what=self.describe_chunk(chunk)
-                )
+                index = self._decode_index(tar, chunk).without_keys()
             except CorruptError as error:
                 self._give_back(tar, chunk, error)
             else:
-                return _Opened(tar, index, entry.live_rows() if entry.dead else None)
+                live = entry.live_rows() if entry.dead else None
+                return _Opened(self.describe_chunk(chunk), tar, index, live)
 
-    def _read_index(self, tar: OpenChunk, chunk: int) -> bytes:
-        place = self._manifest.chunks[chunk].index
+    def _decode_index(self, tar: OpenChunk, chunk: int) -> ChunkIndex:
+        entry, what = self._manifest.chunks[chunk], self.describe_chunk(chunk)
+        place = entry.index
         if place.tar_offset is not None:
             data = tar.read(place.tar_offset, place.tar_length)
         else:
             data = self._store.read(str(place.object), start=place.offset, length=place.length)
         if digest_bytes(data) != place.digest:
-            raise CorruptError(f"the index of {self.describe_chunk(chunk)} is not what the manifest says")
-        return data
+            raise CorruptError(f"the index of {what} is not what the manifest says")
+        return decode_index(data, tar_bytes=entry.tar_bytes, samples=entry.samples, what=what)
 
     def _let_go(self) -> bool:
         """Close the least recently used chunk; False when none is open."""

@@ -12,6 +12,20 @@ from benchkit.errors import UsageError
 from benchkit.settings import read_world
 
 
+class BenchAccelerator(Accelerator):  # type: ignore[misc]
+    """An `Accelerator` to which a loss function can be given too, on CPUs as on GPUs."""
+
+    def prepare_model(
+        self, model: torch.nn.Module, device_placement: bool | None = None, evaluation_mode: bool = False
+    ) -> torch.nn.Module:
+        """Return the model, distributed unless nothing in it is trained, which torch refuses."""
+        trained = any(parameter.requires_grad for parameter in model.parameters())
+        prepared: torch.nn.Module = super().prepare_model(
+            model, device_placement=device_placement, evaluation_mode=evaluation_mode or not trained
+        )
+        return prepared
+
+
 def get_accelerator(
     *,
     split_batches: bool = False,
@@ -24,7 +38,7 @@ def get_accelerator(
     cpu: bool = False,
     rng_types: list[str] | None = None,
     kwargs_handlers: list[Any] | None = None,
-) -> Accelerator:
+) -> BenchAccelerator:
     """Return an `accelerate.Accelerator`; its `prepare` leaves the project's loaders as they are.
 
     Args:
@@ -43,7 +57,7 @@ def get_accelerator(
     Raises:
         UsageError: `split_batches` is True and there are several processes.
     """
-    accelerator = Accelerator(
+    accelerator = BenchAccelerator(
         dataloader_config=DataLoaderConfiguration(split_batches=split_batches, even_batches=even_batches),
         log_with=log_with,
         step_scheduler_with_optimizer=step_scheduler_with_optimizer,

@@ -96,8 +96,8 @@ LABEL = encode_label([np.zeros(2), np.ones(2)])
         ),
         ([b"5", b"x"], "cls", "more arrays"),
         ([b"five"], "cls", "the label of sample 'key' of it has 'five' where its kind says int"),
-        ([b"{"], "json", "the label of sample 'key' of it is no JSON"),
-        ([LABEL.text, b"x", b"y"], LABEL.kind, "an array of the label of sample 'key' of it is no array"),
+        ([b"{"], "json", "sample 'key' of it is no JSON"),
+        ([LABEL.text, b"x", b"y"], LABEL.kind, "sample 'key' of it is no array"),
     ],
 )
 def test_members_that_do_not_make_a_label_are_an_error_that_names_the_sample(members, kind, message):

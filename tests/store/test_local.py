@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 import pytest
 from store.contract import StoreContract
@@ -309,3 +309,117 @@ def test_listing_reads_only_the_folders_that_the_prefix_names(store: LocalStore)
 
 def test_the_url_opens_the_folder_again(tmp_path: Path) -> None:
     assert LocalStore(tmp_path / "ü #?").url == (tmp_path / "ü #?").as_uri()
+
+
+def test_a_forked_child_that_unwinds_does_not_write_its_parents_buffer_a_second_time(
+    store: LocalStore,
+) -> None:
+    with store.temporary() as temporary:
+        temporary.file.write(b"before ")
+        child = os.fork()
+        if child == 0:
+            end_child(lambda: unwind(temporary.file))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        temporary.file.write(b"after")
+        store.adopt(temporary, "a")
+    assert store.read("a") == b"before after"
+
+
+def unwind(file: BinaryIO) -> None:
+    """Do what a child does that leaves the `with` block of its parent's file."""
+    file.close()
+    with pytest.raises(ValueError, match="closed file"):
+        file.write(b"the child's")
+
+
+def test_what_a_temporary_file_still_buffers_when_it_is_given_up_is_not_written(store: LocalStore) -> None:
+    with store.temporary() as temporary:
+        temporary.file.write(b"buffered")
+        os.link(temporary.path, store.root / "watched")
+    assert (store.root / "watched").read_bytes() == b""
+
+
+def test_no_link_below_the_root_is_followed_wherever_it_leads(store: LocalStore) -> None:
+    store.write("real/object", b"data")
+    (store.root / "inner").symlink_to("real")
+    (store.root / "loop").symlink_to("loop")
+    for name in ("inner/object", "loop", "loop/object"):
+        for use in (store.read, store.stat, store.delete, lambda name: store.write(name, b"changed")):
+            with pytest.raises(StoreError, match="links are not followed"):
+                use(name)
+    assert [info.name for info in store.list()] == ["real/object"]
+    assert store.read("real/object") == b"data"
+
+
+def test_a_temporary_folder_that_is_a_link_is_neither_filled_nor_swept(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_bytes(b"data")
+    store.root.mkdir()
+    (store.root / TEMPORARY).symlink_to(outside)
+    with pytest.raises(StoreError, match="links are not followed"):
+        store.sweep()
+    with pytest.raises(StoreError, match="links are not followed"):
+        store.write("a", b"data")
+    assert [path.name for path in outside.iterdir()] == ["precious"]
+
+
+def test_a_name_too_long_for_the_disk_is_a_store_error(store: LocalStore) -> None:
+    store.write("a", b"data")
+    name = "n" * 300
+    for use in (store.read, store.stat, store.delete, lambda name: store.write(name, b"data")):
+        with pytest.raises(StoreError, match="too long") as caught:
+            use(name)
+        assert not isinstance(caught.value, ObjectNotFoundError)
+    assert left_over(store) == []
+
+
+def test_files_that_no_object_could_be_named_are_not_listed(store: LocalStore) -> None:
+    store.write("a", b"data")
+    for name in (b"line\nfeed", b"undecodable\xff", b"back\\slash"):
+        (store.root / os.fsdecode(name)).write_bytes(b"")
+        (store.root / os.fsdecode(name + b".d")).mkdir()
+        (store.root / os.fsdecode(name + b".d") / "below").write_bytes(b"")
+    assert [info.name for info in store.list()] == ["a"]
+
+
+FILL_A_DISK = """
+import os, sys
+from pathlib import Path
+from benchkit.errors import StoreError
+from benchkit.store.local import LocalStore
+
+store = LocalStore(Path(sys.argv[1]))
+store.write("a", b"the old one")
+for size in (300_000, 3_000_000):
+    try:
+        store.write("a", b"x" * size)
+    except StoreError as error:
+        assert "is full" in str(error), error
+    else:
+        raise AssertionError("it fitted")
+    assert os.listdir(store.root / ".tmp") == []
+assert store.read("a") == b"the old one"
+store.write("b", b"there is room again" * 1000)
+print("done")
+"""
+
+
+def test_a_disk_that_is_really_full_is_a_store_error_and_leaves_nothing(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    isolated = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    mount = 'mount -t tmpfs -o size=200k tmpfs "$0"'
+    try:
+        subprocess.run([*isolated, mount, str(disk)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this machine lets no test mount a small disk")
+    done = subprocess.run(
+        [*isolated, f'{mount} && exec "$1" -c "$2" "$0/store"', str(disk), sys.executable, FILL_A_DISK],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "done\n", done.stderr

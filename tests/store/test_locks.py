@@ -222,3 +222,14 @@ def test_a_child_can_lock_and_fork_again(path: Path) -> None:
         ended = os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1])
         os._exit(ended if again else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_every_thread_of_a_child_can_lock(path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        locked: list[bool] = []
+        thread = threading.Thread(target=lambda: locked.append(is_free(path)), daemon=True)
+        thread.start()
+        thread.join(10)
+        os._exit(0 if locked == [True] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -238,3 +238,20 @@ def test_a_full_temporary_disk_is_a_store_error() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
     assert target.written == []
+
+
+def test_an_object_longer_than_it_should_be_is_not_read_to_its_end() -> None:
+    class Endless(MemoryStore):
+        blocks = 0
+
+        def stream(self, name: str) -> Iterator[bytes]:
+            while self.blocks < 1000:
+                self.blocks += 1
+                yield b"x" * 10
+
+    source, target = Endless(), CountedStore()
+    item = TransferItem(name="a", size=25, digest=digest_bytes(b""))
+    with pytest.raises(CorruptError, match="got more"):
+        copy_objects(source, target, [item])
+    assert source.blocks == 3
+    assert target.written == []

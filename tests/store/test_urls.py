@@ -61,6 +61,8 @@ def test_the_url_of_a_store_opens_it_again(tmp_path: Path, folder: str) -> None:
         ("://x", "no store"),
         ("file://user:secret@host/a", "must not carry"),
         ("file://user@/a", "must not carry"),
+        ("file://user:a/secret@host/a", "three slashes"),
+        ("user:secret@host://a", "no store"),
         ("file://host/a", "three slashes"),
         ("file://relative", "three slashes"),
         ("file://", "three slashes"),
@@ -72,3 +74,8 @@ def test_what_no_store_can_be_opened_at_is_refused_without_repeating_a_password(
         with pytest.raises(UsageError, match=says) as caught:
             refuse(url)
         assert "secret" not in str(caught.value)
+
+
+def test_a_path_below_an_unknown_home_is_refused() -> None:
+    with pytest.raises(UsageError, match="home folder"):
+        open_store("~no-such-user/store")

@@ -36,7 +36,7 @@ class Numbers(IterableChunk):
         for label, files in super()._data_iterator():
             assert files[0].read() == content(label)
             assert files[0].name == f"f{label}.bin"
-            yield label, torch.rand(2) + random.random() + np.random.rand()
+            yield label, torch.rand(2) + random.random() + np.random.rand()  # noqa: NPY002
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ TESTS = Path(__file__).resolve().parent.parent
 
 
 def environment(project: Path, **more: str) -> dict[str, str]:
-    """Return an environment in which a script finds the project, a cache beside it, and the tests' helpers."""
+    """Return an environment in which a script finds the project, a cache, and the tests' helpers."""
     return os.environ | {
         "BENCHKIT_PROJECT": str(project),
         "BENCHKIT_CACHE_DIR": str(project.parent / "cache"),

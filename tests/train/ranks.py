@@ -1,4 +1,4 @@
-"""Runs in every process of a test of several: passes under Accelerate in all its modes, told as JSON per rank."""
+"""Runs in every process of a test of several: passes under Accelerate in all its modes, told as JSON."""
 
 from __future__ import annotations
 
