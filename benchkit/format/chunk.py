@@ -105,7 +105,11 @@ class ChunkWriter:
         self._index.end_sample(key, [file.name for file in files], label.kind)
 
     def finish(self) -> ChunkEntry:
-        """Write the index and the end of the tar, and return the chunk's entry for the manifest."""
+        """Write the index and the end of the tar, and return the chunk's entry for the manifest.
+
+        Raises:
+            DatasetError: The kinds of its labels are too many for an index.
+        """
         samples = self._index.samples
         data = self._index.encode()
         self._buffer += tar.header(INDEX_NAME, len(data))

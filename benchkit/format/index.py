@@ -75,11 +75,14 @@ class ChunkIndex:
         """Return how messages call the row: by its key, or by its number where the keys were left out."""
         return f"sample {self.key(row)!r}" if len(self.key_end) else f"row {row}"
 
-    def without_keys(self) -> ChunkIndex:
-        """Return a copy without the keys, which takes about half the memory, and answers all but `key`."""
-        copies = {name: getattr(self, name).copy() for name in _DTYPES if name not in ("keys", "key_end")}
-        none = {"keys": self.keys[:0].copy(), "key_end": self.key_end[:0].copy()}
-        return ChunkIndex(**copies, **none, kinds=self.kinds)
+    def compact(self) -> ChunkIndex:
+        """Return a copy in about half the memory: without keys, columns as narrow as numbers allow."""
+        columns = {name: getattr(self, name) for name in _DTYPES}
+        columns |= {name: columns[name][:0] for name in ("keys", "key_end")}
+        narrow = {
+            name: values.astype(np.min_scalar_type(values.max(initial=0))) for name, values in columns.items()
+        }
+        return ChunkIndex(**narrow, kinds=self.kinds)
 
     def file_names(self, row: int) -> list[str]:
         """Return the original base names of the row's files."""

@@ -135,7 +135,7 @@ class ChunkReader:
         while True:
             tar = self.fetch(chunk)
             try:
-                index = self._decode_index(tar, chunk).without_keys()
+                index = self._decode_index(tar, chunk).compact()
             except CorruptError as error:
                 self._give_back(tar, chunk, error)
             else:

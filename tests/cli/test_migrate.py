@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import random
 import shutil
 import signal
@@ -70,27 +69,8 @@ def test_what_is_piped_is_plain_text(migrated: Scratch) -> None:
 
 
 def test_a_terminal_shows_bars_with_bytes_and_samples_per_second(migrated: Scratch) -> None:
-    leader, follower = pty.openpty()
-    shown = bytearray()
-    process = subprocess.Popen(
-        [*MIGRATE, "--tdl"],
-        cwd=migrated.root,
-        env=migrated.environment | {"COLUMNS": "160"},
-        stdin=follower,
-        stdout=subprocess.PIPE,
-        stderr=follower,
-    )
-    os.close(follower)
-    while True:
-        try:
-            shown += os.read(leader, 1 << 16)
-        except OSError:  # the other end is closed
-            break
-    assert process.stdout
-    assert b"\r" not in process.stdout.read()
-    process.stdout.close()
-    assert process.wait() == 0
-    os.close(leader)
+    out, shown = migrated.on_terminal([*MIGRATE, "--tdl"])
+    assert b"\r" not in out
     assert b"trying train" in shown
     assert b"40/40 samples, " in shown
     assert b"/s" in shown

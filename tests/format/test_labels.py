@@ -41,10 +41,10 @@ SCALARS = [
     *(
         np.datetime64("2024-02-29"),
         np.datetime64("2024-02-29T01", "ns"),
-        np.datetime64("NaT"),
+        np.datetime64("NaT", "s"),
         np.datetime64(3, "25s"),
     ),
-    *(np.timedelta64(5, "m"), np.timedelta64(7)),
+    *(np.timedelta64(5, "m"), np.zeros((), "m8")[()]),
     *(np.str_(text) for text in TEXTS),
     *(np.bytes_(data) for data in (b"", b"abc", b"a\0", bytes(range(256)))),
     *(np.void(b""), np.void(b"a\0"), np.array([(1, 2.5)], dtype=[("x", "u1"), ("y", ">f8")])[0]),

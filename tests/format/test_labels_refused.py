@@ -46,7 +46,6 @@ REFUSED = [
     np.rec.array([(1,)], dtype=[("x", "i4")])[0],
     np.rec.array([(1,)], dtype=[("x", "i4")]).view(np.ndarray),
     np.zeros(2, np.dtype({"names": ["a", "b"], "formats": ["<i4", "<i4"], "offsets": [0, 2]})),
-    np.char.array(["a"]),
     np.dtype("f4"),
     np.float32,
     torch.nn.Parameter(torch.zeros(2)),

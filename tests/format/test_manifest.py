@@ -1,4 +1,4 @@
-"""Laws of the manifest: it says by digest what a version is, and a hostile one is refused before it is used."""
+"""Laws of the manifest: it says by digest what a version is; a hostile one is refused before it is used."""
 
 import base64
 import copy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import resource
 import signal
 import subprocess
@@ -217,7 +218,7 @@ copy_objects(Stalled(), MemoryStore(), [TransferItem(name="a", size=2_000_000, d
 
 def test_a_killed_transfer_leaves_no_temporary_file(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", SENDER], stdout=subprocess.PIPE, env={"TMPDIR": str(tmp_path)}
+        [sys.executable, "-c", SENDER], stdout=subprocess.PIPE, env=os.environ | {"TMPDIR": str(tmp_path)}
     ) as sender:
         assert sender.stdout is not None
         assert sender.stdout.readline() == b"half\n"

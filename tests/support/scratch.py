@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +113,34 @@ class Scratch:
             start_new_session=True,
         )
 
+    def on_terminal(self, command: list[str | Path], *, typed: bytes = b"", code: int = 0) -> tuple[bytes, bytes]:
+        """Run a command that ends with the code, its stdin and stderr on a terminal where something is typed.
+
+        Returns:
+            Its stdout, which is a pipe, and what the terminal shows.
+        """
+        leader, follower = pty.openpty()
+        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+        os.write(leader, typed)
+        process = subprocess.Popen(
+            command,
+            cwd=self.root,
+            env=self.environment,
+            stdin=follower,
+            stdout=subprocess.PIPE,
+            stderr=follower,
+        )
+        os.close(follower)
+        shown = bytearray()
+        try:
+            while block := os.read(leader, 1 << 16):
+                shown += block
+        except OSError:  # what Linux says when the other end is closed
+            out, _ = process.communicate(timeout=60)
+        os.close(leader)
+        assert process.returncode == code, (out, shown)
+        return out, bytes(shown)
+
     def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `python manage.py …`."""
         return self._run([sys.executable, "manage.py"], *arguments)
@@ -150,7 +182,7 @@ class Scratch:
 
 def table_rows(output: str) -> list[list[str]]:
     """Return the cells of the tables in a command's output, headings included; blank lines part tables."""
-    return [[cell for cell in line.split("  ") if cell] for line in output.splitlines() if line]
+    return [[cell.strip() for cell in line.split("  ") if cell] for line in output.splitlines() if line]
 
 
 def assert_refused(

@@ -17,12 +17,13 @@ def project_info(
 ) -> None:
     """Show this folder's project and its places."""
     from benchkit.settings import load_settings
+    from benchkit.store.urls import check_url
 
     settings = load_settings()
     info: dict[str, str | int] = {
         "id": settings.project_id,
         "project": str(settings.project),
-        "remote": settings.remote_url,
+        "remote": check_url(settings.remote_url),
         "staging": str(settings.staging),
         "cache_dir": str(settings.cache_dir),
         "cache_limit_bytes": settings.cache_limit_bytes,
