@@ -134,8 +134,8 @@ def parse_label(label: str) -> tuple[str, int | None]:
     layout.check_dataset_name(dataset)
     if not at:
         return dataset, None
-    if not (number.isascii() and number.isdigit() and int(number) > 0):
-        raise NotFoundError(f"{number!r} is no version number; write {dataset}@1, {dataset}@2, …")
+    if not (number.isascii() and number.isdigit() and len(number) < 10 and int(number) > 0):
+        raise NotFoundError(f"{number!r:.40} is no version number; write {dataset}@1, {dataset}@2, …")
     return dataset, int(number)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.scratch import BENCH_KIT, Scratch, assert_refused
+from support.scratch import BENCH_KIT, Scratch, assert_refused, flip, truncate
 
 from benchkit.cli import main, manage
 from benchkit.data.catalogue import list_versions, publish, read_manifest
@@ -79,16 +79,6 @@ def test_verify_tells_a_whole_version_and_how_it_was_checked(migrated: Scratch) 
         assert done.stdout.startswith("train@1 is whole: 3 chunks, 40 samples, ")
         assert done.stdout.endswith(f"; {depth}\n")
     assert migrated.objects("store") == before
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_labels_that_change_while_no_file_does_are_a_new_version(
     many: Any, pack_small: Pack, staging: LocalStore, read_back: Callable[..., Any]
 ) -> None:
     first = pack_small(many)
-    for label in (1000, "text", 17.0, np.int64(17), [17]):
+    for label in (1000, "text", 17.0, np.int64(17), [17], (17,)):
         many.labels[17] = label
         report = pack_small(many)
         assert report.new

@@ -51,7 +51,7 @@ SCRIPT = textwrap.dedent(
             time.sleep(self.pause)
             return item % 10
 
-    project, pause, limit = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+    project, pause, limit, chunk_bytes = Path(sys.argv[1]), float(sys.argv[2]), *map(int, sys.argv[3:])
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     files = sorted(project.glob("data/*/*"))
@@ -59,7 +59,7 @@ SCRIPT = textwrap.dedent(
     try:
         report = pack(
             Folder(files, pause), "train", staging=LocalStore(project / "staging"), project=project,
-            chunk_bytes=64 << 10, workers=2,
+            chunk_bytes=chunk_bytes, workers=2,
         )
     except BenchKitError as error:
         sys.exit(f"{type(error).__name__}: {error}")
@@ -74,9 +74,9 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
 
-    def run(*, pause: float = 0.0, limit: int = 0) -> subprocess.Popen[str]:
+    def run(*, pause: float = 0.0, limit: int = 0, chunk_bytes: int = 64 << 10) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, str(script), str(tmp_path), str(pause), str(limit)],
+            [sys.executable, str(script), *map(str, (tmp_path, pause, limit, chunk_bytes))],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -152,10 +152,10 @@ def test_workers_end_with_the_process_that_leads_them(
 def test_interrupting_ends_at_once_and_without_words(
     many: Any, staging: LocalStore, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    process = start(pause=0.02)
+    process = start(pause=0.02, chunk_bytes=1 << 30)  # one worker has nothing to do, the other one much
     while len(psutil.Process(process.pid).children()) < 2:
         time.sleep(0.01)
-    time.sleep(0.3)
+    time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=10)
     assert process.returncode == -signal.SIGINT
@@ -225,6 +225,42 @@ def test_a_file_that_changes_while_it_is_packed_is_named_and_a_rerun_goes_on(
 def test_a_file_whose_size_is_not_what_it_holds_has_changed() -> None:
     with pytest.raises(SampleError, match=r"sample 4: '/proc/self/status' changed while it was packed"):
         open_source(4, "/proc/self/status", at_once=1 << 20)
+
+
+@pytest.mark.parametrize("change", ["grow", "shrink", "rewrite", "touch", "replace"])
+def test_a_large_file_that_changes_while_its_blocks_are_read_is_named(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(bytes(3 << 20))
+    os.utime(path, ns=(1, 1))
+    file, facts = open_source(7, str(path), at_once=0)
+    assert (file.name, file.size, facts) == (b"file.bin", 3 << 20, (3 << 20, 1))
+    blocks = iter(file.blocks)
+    next(blocks)
+    if change in ("grow", "shrink"):
+        os.truncate(path, (3 << 20) + (1 if change == "grow" else -1))
+        os.utime(path, ns=(1, 1))
+    elif change == "rewrite":
+        path.write_bytes(bytes([1]) * (3 << 20))
+    elif change == "touch":
+        os.utime(path, ns=(2, 2))
+    else:
+        other = tmp_path / "other"
+        other.write_bytes(bytes([1]) * (3 << 20))
+        other.replace(path)
+    if change == "replace":
+        assert b"".join(blocks) == bytes(2 << 20)  # the open file is still the old one, and whole
+    else:
+        with pytest.raises(SampleError, match=rf"sample 7: '{path}' changed while it was packed"):
+            list(blocks)
+
+
+def test_a_file_that_changed_before_its_blocks_are_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(bytes(3 << 20))
+    file, _ = open_source(7, str(path), at_once=0)
+    os.utime(path, ns=(2, 2))
+    with pytest.raises(SampleError, match="changed while it was packed"):
+        list(file.blocks)
 
 
 def test_an_unreadable_file_is_named(listed: type[Any], pack_small: Pack) -> None:

@@ -15,7 +15,7 @@ def environment(project: Path, **more: str) -> dict[str, str]:
     return os.environ | {
         "BENCHKIT_PROJECT": str(project),
         "BENCHKIT_CACHE_DIR": str(project.parent / "cache"),
-        "PYTHONPATH": str(TESTS),
+        "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",
         **more,
     }

@@ -180,6 +180,18 @@ class Scratch:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+def flip(path: Path, position: float = 0.5) -> None:
+    """Change one bit of a file, so far into it."""
+    data = bytearray(path.read_bytes())
+    data[int((len(data) - 1) * position)] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    """Take the last byte off a file."""
+    path.write_bytes(path.read_bytes()[:-1])
+
+
 def table_rows(output: str) -> list[list[str]]:
     """Return the cells of the tables in a command's output, headings included; blank lines part tables."""
     return [[cell.strip() for cell in line.split("  ") if cell] for line in output.splitlines() if line]

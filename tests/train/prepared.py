@@ -45,6 +45,11 @@ def main(out: Path, cache: Path) -> None:
         get_accelerator(split_batches=True)
     except (UsageError, ValueError) as error:
         refused = str(error)
+    outside = ""
+    try:
+        list(accelerator.prepare(torch.utils.data.DataLoader(Numbers("n96", True))))
+    except UsageError as error:
+        outside = str(error)
     told = {
         "world": accelerator.num_processes,
         "weights": weights.tolist(),
@@ -52,6 +57,7 @@ def main(out: Path, cache: Path) -> None:
         "left": folder.exists(),
         "cache_kept": cached == sorted(path.name for path in (cache / "chunks").iterdir()),
         "refused": refused,
+        "outside": outside,
     }
     (out / f"rank{accelerator.process_index}.json").write_text(json.dumps(told))
     accelerator.end_training()

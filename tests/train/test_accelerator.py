@@ -141,3 +141,4 @@ def test_several_processes_train_together_and_wipe_their_files_once(world, tmp_p
         assert not rank["left"]
         assert rank["cache_kept"]
         assert "split_batches=True" in rank["refused"]
+        assert "get_dataset" in rank["outside"]

@@ -43,6 +43,11 @@ def verify(
     what = f"{report.chunks:,} chunks, {report.samples:,} samples, {render.size(report.bytes)}"
     if report.problems:
         lines = "\n".join(f"  {render.escape(problem)}" for problem in report.problems)
-        raise CorruptError(f"{report.version.label} has {len(report.problems)} problems ({what}):\n{lines}")
+        stage = "--zip" if staged else "--up"
+        raise CorruptError(
+            f"{report.version.label} has {len(report.problems)} problems ({what}):\n{lines}\n"
+            f'to mend chunks: remove those that are corrupt, then run "python manage.py migrate-data {dataset} '
+            f'{stage}", which writes what is missing'
+        )
     depth = "every byte checked" if full else "presence and sizes checked"
     print(f"{report.version.label} is whole: {what}; {depth}")
