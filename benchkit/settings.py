@@ -20,6 +20,7 @@ STAGING_NAME = "ProjectDatasets"
 DEFAULT_CACHE_LIMIT_BYTES = 64 << 30
 _MAX_DIGITS = 18
 _START = 'run "bench-kit startproject NAME" to make a project, or set BENCHKIT_PROJECT to one'
+_MEND = '"bench-kit startproject NAME" makes a project with a whole one to compare'
 _KEYS: dict[str, dict[str, type]] = {
     "project": {"id": str, "remote": str},
     "cache": {"dir": str, "limit_bytes": int},
@@ -140,19 +141,23 @@ def _read_tables(path: Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError as error:
         raise ProjectError(f"{path} is missing; {_START}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProjectError(f"{path} is no TOML: {error}") from error
+        raise ProjectError(f"{path} is no TOML: {error}; {_MEND}") from error
     except OSError as error:
         raise ProjectError(f"{path} cannot be read: {error.strerror}") from error
     for table, values in tables.items():
         if table not in _KEYS or not isinstance(values, dict):
-            raise ProjectError(f"{path} has the unknown part {table!r}; it takes [project] and [cache]")
+            raise ProjectError(f"{path} has the unknown part {table!r}; it takes [project], [cache]; {_MEND}")
         for key, value in values.items():
             kind = _KEYS[table].get(key)
             if kind is None:
                 known = ", ".join(_KEYS[table])
-                raise ProjectError(f"{path} has the unknown key {key!r} in [{table}]; it takes: {known}")
+                raise ProjectError(
+                    f"{path} has the unknown key {key!r} in [{table}]; it takes: {known}; {_MEND}"
+                )
             if type(value) is not kind:
-                raise ProjectError(f"{path}: {key!r} in [{table}] is {value!r}, not a {kind.__name__}")
+                raise ProjectError(
+                    f"{path}: {key!r} in [{table}] is {value!r:.80}, not a {kind.__name__}; {_MEND}"
+                )
     return tables
 
 

@@ -51,7 +51,13 @@ def environment(tmp_path_factory) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BENCHKIT_")}
     programs = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
     cache = tmp_path_factory.mktemp("docs_cache")
-    return {**kept, "PATH": programs, "BENCHKIT_CACHE_DIR": str(cache / "benchkit")}
+    # Without GPUs, so that two processes can be had on any machine.
+    return {
+        **kept,
+        "PATH": programs,
+        "BENCHKIT_CACHE_DIR": str(cache / "benchkit"),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
 
 
 @pytest.fixture(scope="session")
@@ -74,10 +80,12 @@ def run_document(
     listed.write_text(json.dumps(steps))
     command = [sys.executable, run_blocks.__file__, str(document), str(listed)]
     return subprocess.run(
-        command, cwd=scratch, env=environment, capture_output=True, text=True, timeout=280, check=False
+        command, cwd=scratch, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_every_block_of_a_document_runs(document, request, environment, tmp_path):
     blocks = [block for block in read_blocks(document.read_text()) if not block.left_out]

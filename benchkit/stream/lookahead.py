@@ -46,6 +46,7 @@ class Lookahead:
         self._step = 0
         self._planned = 0
         self._stopped = False
+        self._changes = 0
         self._changed = threading.Condition()
         self._last_need: dict[int, int] = {}
         self._wanted: deque[int] = deque()
@@ -62,9 +63,7 @@ class Lookahead:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop fetching and let all chunks go."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify()
+        self._tell(stopped=True)
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -75,9 +74,7 @@ class Lookahead:
 
     def advance(self) -> None:
         """Say that a batch has arrived; raise what went wrong in the thread, if anything did."""
-        with self._changed:
-            self._step += 1
-            self._changed.notify()
+        self._tell(steps=1)
         if self._failure:
             raise self._failure
 
@@ -87,13 +84,13 @@ class Lookahead:
                 with self._changed:
                     if self._stopped:
                         break
-                    step = self._step
+                    step, seen = self._step, self._changes
                 self._collect()
                 self._let_go(step)
                 self._plan_to(min(step + AHEAD_STEPS, self._steps))
                 self._fetch(pool)
                 with self._changed:
-                    if not self._stopped and self._step == step:
+                    while self._changes == seen:
                         self._changed.wait()
         self._collect()
         for tar in self._held.values():
@@ -118,7 +115,14 @@ class Lookahead:
             future.add_done_callback(self._wake)
 
     def _wake(self, _: Future[OpenChunk]) -> None:
+        self._tell()
+
+    def _tell(self, *, steps: int = 0, stopped: bool = False) -> None:
+        """Have the thread look again."""
         with self._changed:
+            self._step += steps
+            self._stopped |= stopped
+            self._changes += 1
             self._changed.notify()
 
     def _collect(self) -> None:

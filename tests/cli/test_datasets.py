@@ -60,7 +60,10 @@ def test_show_ds_is_a_table_for_people_and_json_for_programs(migrated: Scratch) 
     assert done.returncode == 0
     heads, *rows = done.stdout.splitlines()
     assert heads.split()[:2] == ["dataset", "samples"]
-    assert [row.split()[:3] for row in rows] == [["train@1", "40", "3"], ["train@2", str(two["samples"]), "2"]]
+    assert [row.split()[:3] for row in rows] == [
+        ["train@1", "40", "3"],
+        ["train@2", str(two["samples"]), "2"],
+    ]
 
 
 def test_show_ds_of_a_store_that_is_not_there_says_what_puts_something_there(scratch: Scratch) -> None:

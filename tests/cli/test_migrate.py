@@ -21,7 +21,9 @@ from benchkit.settings import SETTINGS_NAME
 from benchkit.store.local import LocalStore
 
 MIGRATE = [sys.executable, "manage.py", "migrate-data", "--workers", "2"]
-SLOW = NOTES.replace("        return int(self", "        __import__('time').sleep(0.01)\n        return int(self")
+SLOW = NOTES.replace(
+    "        return int(self", "        __import__('time').sleep(0.01)\n        return int(self"
+)
 """Samples that take a while, so that there is a moment to stop packing in."""
 
 TWO = NOTES.replace(

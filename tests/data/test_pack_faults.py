@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from benchkit.data.catalogue import list_versions
 from benchkit.data.pack import JOURNAL_FOLDER, PackProgress, PackReport
@@ -341,6 +342,18 @@ def test_a_worker_that_dies_is_an_error_and_a_rerun_goes_on(
     report = pack_small(Deadly(many.files))
     assert report.new
     assert report.samples == 300
+
+
+@pytest.mark.timeout(60)
+def test_labels_made_with_torch_do_not_wait_for_threads_that_were_not_forked(
+    many: Any, pack_small: Pack
+) -> None:
+    class Computed(type(many)):  # type: ignore[misc]
+        def get_label_and_numeric_data(self, item: int) -> float:
+            return float(torch.ones(1000, 1000).mul(2).sum())
+
+    assert float(torch.ones(1000, 1000).mul(2).sum()) == 2e6  # the parent's threads are started
+    assert pack_small(Computed(many.files)).samples == 300
 
 
 def test_leaving_a_worker_by_sys_exit_ends_packing(many: Any, pack_small: Pack, staging: LocalStore) -> None:

@@ -86,6 +86,22 @@ def test_every_row_is_found_again(assert_same):
         assert_same(label, read_label(index, row, read_range, what="it"))
 
 
+def test_a_compact_index_says_the_same_but_for_keys(assert_same):
+    index = read(INDEX)
+    compact = index.compact()
+    assert compact.samples == index.samples
+    for row in range(index.samples):
+        assert compact.members(row) == index.members(row)
+        assert compact.file_names(row) == index.file_names(row)
+        assert (index.name(row), compact.name(row)) == (f"sample {index.key(row)!r}", f"row {row}")
+        assert_same(*(read_label(one, row, read_range, what="it") for one in (index, compact)))
+    for name in ("member_offset", "member_checksum"):
+        assert getattr(compact, name).tolist() == getattr(index, name).tolist()
+        assert not np.shares_memory(getattr(compact, name), getattr(index, name))
+    assert compact.keys.size == compact.key_end.size == 0
+    assert compact.member_offset.itemsize < index.member_offset.itemsize
+
+
 def test_the_library_of_safetensors_reads_it():
     arrays = safetensors.numpy.load(INDEX)
     assert set(arrays) == {

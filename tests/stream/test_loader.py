@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 
@@ -11,6 +12,7 @@ import torch
 from support.making import content, publish_samples
 
 from benchkit import IterableChunk, LoaderOptions, Shard, get_dataset
+from benchkit.data.catalogue import find_version, publish, read_manifest
 from benchkit.errors import (
     CacheError,
     CorruptError,
@@ -20,6 +22,7 @@ from benchkit.errors import (
     StateError,
     UsageError,
 )
+from benchkit.store.local import LocalStore
 from benchkit.stream.chunks import source_of
 from benchkit.stream.loader import ChunkLoader
 
@@ -410,3 +413,17 @@ def test_a_class_that_forgets_its_parent_s_constructor_is_told():
 
     with pytest.raises(UsageError, match=r"super\(\).__init__"):
         get_dataset(Forgetful, True, "numbers", 1, 0)
+
+
+def test_dead_rows_are_left_out_and_len_is_right(project):
+    store = LocalStore(project / "store")
+    version = find_version(store, "numbers")
+    manifest = read_manifest(store, version)
+    first = dataclasses.replace(manifest.chunks[0], dead=bytes([0b10000011, 0b1]))
+    publish(store, dataclasses.replace(manifest, chunks=(first, *manifest.chunks[1:])))
+    dead = {0, 1, 7, 8}
+    assert len(Numbers("numbers", True)) == SAMPLES - len(dead)
+    for shuffle in (False, True):
+        labels = labels_of(list(make(shuffle=shuffle)))[: SAMPLES - len(dead)]
+        assert sorted(labels) == [label for label in range(SAMPLES) if label not in dead]
+    assert len(Numbers("numbers", True, version=1)) == SAMPLES

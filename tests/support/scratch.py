@@ -113,7 +113,9 @@ class Scratch:
             start_new_session=True,
         )
 
-    def on_terminal(self, command: list[str | Path], *, typed: bytes = b"", code: int = 0) -> tuple[bytes, bytes]:
+    def on_terminal(
+        self, command: list[str | Path], *, typed: bytes = b"", code: int = 0
+    ) -> tuple[bytes, bytes]:
         """Run a command that ends with the code, its stdin and stderr on a terminal where something is typed.
 
         Returns:

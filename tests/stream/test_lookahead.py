@@ -1,0 +1,90 @@
+"""The look-ahead: chunks come before they are asked for, and are let go behind the pass."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from support.making import publish_samples
+
+from benchkit import IterableChunk, get_dataset
+from benchkit.stream.chunks import source_of
+from benchkit.stream.lookahead import AHEAD_STEPS, Lookahead
+
+
+class Labels(IterableChunk):
+    def _data_iterator(self):
+        for label, _ in super()._data_iterator():
+            yield label
+
+
+def wait_for(condition, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def loader(project):
+    publish_samples(project, "n", 4 * AHEAD_STEPS, per_chunk=4)
+    return get_dataset(Labels, True, "n", 2, 0)
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("benchkit")]
+
+
+def test_the_chunks_of_coming_steps_are_fetched_without_anybody_reading(loader):
+    opened = loader.opened
+    course = loader._course(0, 0)
+    near, far = opened.manifest.chunks[: AHEAD_STEPS // 2], opened.manifest.chunks[AHEAD_STEPS // 2 + 1 :]
+    with Lookahead(opened, course.plan, course.steps, 100) as lookahead:
+        lookahead.start()
+        wait_for(lambda: all(opened.cache.holds(chunk) for chunk in near))
+        assert not any(opened.cache.holds(chunk) for chunk in far)
+        for _ in range(AHEAD_STEPS):
+            lookahead.advance()
+        wait_for(lambda: all(opened.cache.holds(chunk) for chunk in far))
+        wait_for(lambda: not set(lookahead._held) & set(range(AHEAD_STEPS // 2 - 1)))
+    assert not threads()
+
+
+def test_it_holds_no_more_than_it_may(loader):
+    opened = loader.opened
+    course = loader._course(0, 0)
+    with Lookahead(opened, course.plan, course.steps, 3) as lookahead:
+        lookahead.start()
+        wait_for(lambda: len(lookahead._held) == 3)
+        assert sum(opened.cache.holds(chunk) for chunk in opened.manifest.chunks) == 3
+
+
+def test_nothing_is_started_when_the_machine_has_it_all_or_there_is_no_room(loader):
+    opened, course = loader.opened, loader._course(0, 0)
+    with Lookahead(opened, course.plan, course.steps, 0) as lookahead:
+        lookahead.start()
+        assert not threads()
+    list(loader)
+    with Lookahead(opened, course.plan, course.steps, 100) as lookahead:
+        lookahead.start()
+        assert not threads()
+
+
+def test_a_chunk_that_cannot_be_fetched_is_left_to_the_reader(loader, project):
+    chunks = sorted((project / "store" / "datasets" / "n" / "chunks").iterdir())
+    for chunk in chunks:
+        chunk.write_bytes(b"x" * chunk.stat().st_size)
+    opened, course = loader.opened, loader._course(0, 0)
+    with Lookahead(opened, course.plan, course.steps, 100) as lookahead:
+        lookahead.start()
+        wait_for(lambda: not lookahead._wanted and not lookahead._fetching)
+        lookahead.advance()
+        assert not lookahead._held
+
+
+def test_breaking_off_a_pass_ends_its_threads(loader):
+    for _ in loader:
+        break
+    wait_for(lambda: not threads())
+    assert source_of(loader.dataset._chunk).open().reader._opened == {}
