@@ -10,9 +10,9 @@ import numpy as np
 
 from benchkit.errors import BenchKitError, DatasetError
 from benchkit.project.userdata import UserDataset
-from benchkit.stream.batches import BatchReport
 from benchkit.stream.loader import ChunkLoader, get_dataset
 from benchkit.stream.options import LoaderOptions, Shard
+from benchkit.stream.reports import BatchReport
 
 BATCH_SIZE = 32
 

@@ -6,54 +6,19 @@ import random
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from benchkit.errors import BenchKitError, CorruptError, SampleError, UsageError
 from benchkit.stream.chunks import IterableChunk, source_of
+from benchkit.stream.course import BatchPlan
 from benchkit.stream.options import OnError
 from benchkit.stream.order import mix_seed
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BatchPlan:
-    """What a worker is told.
-
-    Attributes:
-        epoch: Number of the pass.
-        start: First position of the global batch.
-        positions: This shard's part of it, (B,), int64.
-        keep: Chunks that the reader keeps open afterwards.
-    """
-
-    epoch: int
-    start: int
-    positions: npt.NDArray[np.int64]
-    keep: int
-
-
-@dataclass(slots=True)
-class BatchReport:
-    """What became of a batch.
-
-    Attributes:
-        handed: Positions of the samples handed to `_data_iterator`, (n,), int64.
-        sliced: Rows that were cut out of chunks for that.
-        rows: Rows it yielded.
-        errors: Samples left out, described.
-        failure: The error that ends the pass, with its traceback as text.
-    """
-
-    handed: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    sliced: int = 0
-    rows: int = 0
-    errors: list[str] = field(default_factory=list)
-    failure: tuple[BenchKitError, str] | None = None
+from benchkit.stream.reports import BatchReport
 
 
 class Rows(NamedTuple):

@@ -3,166 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, default_collate
-from torch.utils.data.sampler import Sampler
 
-from benchkit.errors import DatasetError, SampleError, StallError, StateError, UsageError
+from benchkit.errors import DatasetError, StallError, StateError, UsageError
 from benchkit.settings import read_local_world
 from benchkit.stream.accelerated import place_on_device, registered
-from benchkit.stream.batches import BatchPlan, BatchReport, BatchSource, Collate, LoadedBatch
+from benchkit.stream.batches import BatchSource, Collate, LoadedBatch
 from benchkit.stream.chunks import IterableChunk, source_of
+from benchkit.stream.course import Course, CourseSampler
 from benchkit.stream.lookahead import Lookahead
 from benchkit.stream.options import LoaderOptions, Shard, resolve_shard
-from benchkit.stream.order import batch_positions, count_batches, remainder
+from benchkit.stream.reports import BatchReport, PassReport
 from benchkit.stream.source import OpenedVersion
 from benchkit.stream.state import LoaderState, read_state
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
-    """One pass as it is planned: where it starts, and how its global batches are cut.
-
-    Attributes:
-        epoch: Number of the pass.
-        start: Position it begins at.
-        total: Samples of the dataset.
-        lanes: Lanes of the order.
-        batch_size: Samples a process gets per step.
-        shard: This process's part.
-        drop: Whether an incomplete last batch is left out.
-        keep: Chunks that a reader keeps open between its batches.
-        readers: Processes that read for this one; at its last batch each lets all chunks go.
-    """
-
-    epoch: int
-    start: int
-    total: int
-    lanes: int
-    batch_size: int
-    shard: Shard
-    drop: bool
-    keep: int
-    readers: int
-
-    @property
-    def stride(self) -> int:
-        """Samples of a global batch."""
-        return self.batch_size * self.shard.count
-
-    @property
-    def steps(self) -> int:
-        """Batches from the start to the end."""
-        return count_batches(
-            total=self.total,
-            position=self.start,
-            batch_size=self.batch_size,
-            count=self.shard.count,
-            drop=self.drop,
-        )
-
-    @property
-    def remainder(self) -> int:
-        """Real samples in the last global batch; 0 when it is full."""
-        left = remainder(
-            total=self.total, position=self.start, batch_size=self.batch_size, count=self.shard.count
-        )
-        return 0 if self.drop else left
-
-    def position(self, steps: int) -> int:
-        """Return the position after so many batches of this pass."""
-        return self.total if steps >= self.steps else self.start + steps * self.stride
-
-    def plan(self, step: int) -> BatchPlan:
-        """Return what this process reads at a step."""
-        start = self.start + step * self.stride
-        positions = batch_positions(
-            total=self.total,
-            position=start,
-            batch_size=self.batch_size,
-            index=self.shard.index,
-            count=self.shard.count,
-            lanes=self.lanes,
-        )
-        keep = self.keep if step < self.steps - self.readers else 0
-        return BatchPlan(self.epoch, start, positions, keep)
-
-
-class CourseSampler(Sampler[Any]):
-    """The loader's batch sampler: yields the plans of the pass that is beginning."""
-
-    even_batches = True
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.drop_last = False
-        self._course: Course | None = None
-
-    @contextmanager
-    def beginning(self, course: Course) -> Iterator[None]:
-        """Let the pass be iterated, for as long as the loader makes its workers."""
-        self._course = course
-        try:
-            yield
-        finally:
-            self._course = None
-
-    def __iter__(self) -> Iterator[BatchPlan]:
-        """Yield the plans, one per batch.
-
-        Raises:
-            UsageError: Somebody else than the loader iterates, to skip batches for instance.
-        """
-        course = self._course
-        if course is None:
-            raise UsageError(
-                "this loader was rebuilt by somebody else (accelerate.skip_first_batches?), which would lose "
-                "samples: call loader.skip_batches(n) instead"
-            )
-        return (course.plan(step) for step in range(course.steps))
-
-
-@dataclass(slots=True)
-class PassReport:
-    """What a pass did in this process.
-
-    Attributes:
-        batches: Batches yielded.
-        samples: Samples handed to `_data_iterator`, padding included.
-        rows: Rows it yielded.
-        errors: Samples left out, described.
-    """
-
-    batches: int = 0
-    samples: int = 0
-    rows: int = 0
-    errors: tuple[str, ...] = ()
-
-    def add(self, report: BatchReport, *, max_errors: int) -> None:
-        """Count a batch; raise what ended it."""
-        self.samples += len(report.handed)
-        self.rows += report.rows
-        self.errors += tuple(report.errors)
-        if report.failure:
-            error, text = report.failure
-            raise error from WorkerTracebackError(text)
-        if len(self.errors) > max_errors:
-            raise SampleError(
-                f"{len(self.errors)} samples could not be read, more than max_errors={max_errors}; "
-                f"the last: {self.errors[-1]}"
-            )
-
-
-class WorkerTracebackError(Exception):
-    """The traceback of an error where it happened, which may have been another process."""
-
-    def __str__(self) -> str:
-        """Return the traceback as Python prints it."""
-        return f"\n{self.args[0]}"
 
 
 class ChunkLoader(DataLoader[Any]):

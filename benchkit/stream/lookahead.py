@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchkit.errors import BenchKitError
-from benchkit.stream.batches import BatchPlan
+from benchkit.stream.course import BatchPlan
 from benchkit.stream.open_chunk import OpenChunk
 from benchkit.stream.source import OpenedVersion
 

@@ -46,8 +46,8 @@ def verify(
         stage = "--zip" if staged else "--up"
         raise CorruptError(
             f"{report.version.label} has {len(report.problems)} problems ({what}):\n{lines}\n"
-            f'to mend chunks: remove those that are corrupt, then run "python manage.py migrate-data {dataset} '
-            f'{stage}", which writes what is missing'
+            "to mend chunks: remove those that are corrupt, then run "
+            f'"python manage.py migrate-data {dataset} {stage}", which writes what is missing'
         )
     depth = "every byte checked" if full else "presence and sizes checked"
     print(f"{report.version.label} is whole: {what}; {depth}")

@@ -1,0 +1,68 @@
+"""The reports: what became of a batch, and of a pass in one process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from benchkit.errors import BenchKitError, SampleError
+
+
+@dataclass(slots=True)
+class BatchReport:
+    """What became of a batch.
+
+    Attributes:
+        handed: Positions of the samples handed to `_data_iterator`, (n,), int64.
+        sliced: Rows that were cut out of chunks for that.
+        rows: Rows it yielded.
+        errors: Samples left out, described.
+        failure: The error that ends the pass, with its traceback as text.
+    """
+
+    handed: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    sliced: int = 0
+    rows: int = 0
+    errors: list[str] = field(default_factory=list)
+    failure: tuple[BenchKitError, str] | None = None
+
+
+@dataclass(slots=True)
+class PassReport:
+    """What a pass did in this process.
+
+    Attributes:
+        batches: Batches yielded.
+        samples: Samples handed to `_data_iterator`, padding included.
+        rows: Rows it yielded.
+        errors: Samples left out, described.
+    """
+
+    batches: int = 0
+    samples: int = 0
+    rows: int = 0
+    errors: tuple[str, ...] = ()
+
+    def add(self, report: BatchReport, *, max_errors: int) -> None:
+        """Count a batch; raise what ended it."""
+        self.samples += len(report.handed)
+        self.rows += report.rows
+        self.errors += tuple(report.errors)
+        if report.failure:
+            error, text = report.failure
+            raise error from WorkerTracebackError(text)
+        if len(self.errors) > max_errors:
+            raise SampleError(
+                f"{len(self.errors)} samples could not be read, more than max_errors={max_errors}; "
+                f"the last: {self.errors[-1]}"
+            )
+
+
+class WorkerTracebackError(Exception):
+    """The traceback of an error where it happened, which may have been another process."""
+
+    def __str__(self) -> str:
+        """Return the traceback as Python prints it."""
+        return f"\n{self.args[0]}"
