@@ -6,6 +6,7 @@ argument is exit code 2, Ctrl-C 130. Anything else is a defect and keeps its tra
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -62,6 +63,8 @@ def run(app: typer.Typer, arguments: Sequence[str], *, program: str, folder: Pat
         folder: Where `manage.py` lies; commands find it as their context's `obj`.
     """
     debug, rest = take_debug(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may be in no encoding at all
     try:
         typer.main.get_command(app).main(args=rest, prog_name=program, obj=folder)
     except BenchKitError as error:

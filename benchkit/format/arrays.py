@@ -122,10 +122,8 @@ def _copy_values(source: npt.NDArray[Any], target: npt.NDArray[Any]) -> None:
     elif source.dtype.type in (np.longdouble, np.clongdouble) and np.finfo(np.longdouble).nmant == 63:
         flat = np.array(source, order="C", copy=True).reshape(-1)
         item = np.dtype(np.longdouble).itemsize
-        raw = flat.view(np.uint8).reshape(-1, item)
-        raw[
-            :, slice(_EXTENDED_BYTES, None) if source.dtype.isnative else slice(0, item - _EXTENDED_BYTES)
-        ] = 0
+        unused = slice(_EXTENDED_BYTES, item) if source.dtype.isnative else slice(item - _EXTENDED_BYTES)
+        flat.view(np.uint8).reshape(-1, item)[:, unused] = 0
         target[...] = flat.reshape(source.shape)
     else:
         target[...] = source

@@ -160,7 +160,7 @@ class ChunkLoader(DataLoader[Any]):
         """Yield one batch of rows per step: an empty one is replaced by its neighbour."""
         neighbour, waiting = None, 0
         lookahead.start()
-        for data, report in self._in_time(loaded):
+        for data, report in loaded:
             lookahead.advance()
             self.report.add(report, max_errors=self.options.max_errors)
             if self.on_report:
@@ -178,21 +178,18 @@ class ChunkLoader(DataLoader[Any]):
                 f"_data_iterator yielded nothing for the {self.report.samples} samples it was handed"
             )
 
-    def _in_time(self, loaded: Iterator[LoadedBatch]) -> Iterator[LoadedBatch]:
-        """Pass batches on; a time-out or a dead worker becomes a `StallError`."""
-        while True:
-            try:
-                batch = next(loaded)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error) and "DataLoader timed out" not in str(error):
-                    raise
-                raise StallError(
-                    f"no batch of {self._source.selection.name!r} within {self.options.timeout_seconds:g} s, "
-                    f"or a worker died: {error}"
-                ) from error
-            yield batch
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Make a time-out or a dead worker, however torch tells of it, a `StallError`."""
+        try:
+            yield
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
+                raise
+            raise StallError(
+                f"no batch of {self._source.selection.name!r} within {self.options.timeout_seconds:g} s, "
+                f"or a worker died: {error}"
+            ) from error
 
     def _placed(self, data: Any) -> Any:
         return place_on_device(data, non_blocking=self.options.pin_memory) if self._to_device else data

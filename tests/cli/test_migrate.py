@@ -43,7 +43,7 @@ def finished(project: Scratch) -> dict[str, bytes]:
     }
 
 
-def test_all_three_stages_run_and_a_rerun_finds_everything_unchanged_and_sends_nothing(
+def test_all_three_stages_run_in_plain_text_and_a_rerun_finds_all_unchanged_and_sends_nothing(
     scratch: Scratch,
 ) -> None:
     first = scratch.migrate("--workers", "2")
@@ -53,6 +53,7 @@ def test_all_three_stages_run_and_a_rerun_finds_everything_unchanged_and_sends_n
     assert tried[:4] == ["train@1", "40", "40", "2"]
     assert uploaded[:5] == ["train@1", "new", "1", "0", "1"]
     assert where == [f"to {(scratch.root / 'store').as_uri()}"]
+    assert all(character.isprintable() or character == "\n" for character in first.stdout)
     assert scratch.objects("store") == scratch.objects("ProjectDatasets")
     before = finished(scratch)
 
@@ -61,13 +62,6 @@ def test_all_three_stages_run_and_a_rerun_finds_everything_unchanged_and_sends_n
     assert tried[0] == "train@1"
     assert uploaded[:6] == ["train@1", "unchanged", "1", "1", "0", "0 B"]
     assert finished(scratch) == before
-
-
-def test_what_is_piped_is_plain_text(migrated: Scratch) -> None:
-    done = migrated.manage("migrate-data", "--tdl")
-    assert done.returncode == 0
-    assert done.stderr == ""
-    assert all(character.isprintable() or character == "\n" for character in done.stdout)
 
 
 def test_a_terminal_shows_bars_with_bytes_and_samples_per_second(migrated: Scratch) -> None:

@@ -87,7 +87,7 @@ def test_64_levels_are_read_and_65_are_not():
 
 
 def test_brackets_in_strings_and_side_by_side_do_not_count():
-    value = ["[" * 200, '\\"[[[[' * 50, {"{" * 99: "\\"}, *([[]] * 500)]
+    value = ["\\", "[" * 200, '\\"[[[[' * 50, {"{" * 99: "\\"}, *([[]] * 500)]
     assert read(canonical.encode(value)) == value
 
 

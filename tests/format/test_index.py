@@ -206,6 +206,7 @@ TAMPERED = {
     "sizes lacking": changed(member_size=ARRAYS["member_size"][:-1]),
     "checksums lacking": changed(member_checksum=ARRAYS["member_checksum"][:-1]),
     "first member skipped": changed(sample_member=[1, 2, 4, 8, 10]),
+    "first file skipped": changed(sample_file=[1, 1, 1, 3, 4]),
     "members unused": changed(sample_member=[0, 2, 4, 8, 9]),
     "members beyond": changed(sample_member=[0, 2, 4, 8, 11]),
     "members backwards": changed(sample_member=[0, 4, 2, 8, 10]),

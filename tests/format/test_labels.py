@@ -131,6 +131,7 @@ def test_a_tensor_leaves_its_graph_and_its_lazy_bits_behind(round_trip, assert_s
     lazy = torch.tensor([1 + 2j, -3j])
     assert_same(lazy.conj(), round_trip(lazy.conj()))
     assert_same(lazy.conj().imag, round_trip(lazy.conj().imag))
+    assert_same(lazy[:1].conj().imag, round_trip(lazy[:1].conj().imag))  # contiguous, and negated lazily
 
 
 def test_a_tensor_that_comes_back_is_free_to_be_written(round_trip):

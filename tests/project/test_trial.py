@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +164,7 @@ def test_an_iterator_that_yields_nothing_at_all_is_told(words: Words) -> None:
 
 class Dies(IterableChunk):
     def _data_iterator(self):
-        import os
-
+        time.sleep(0.5)  # by then it is waited for
         os._exit(3)
 
 

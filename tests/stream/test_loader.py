@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from benchkit.errors import (
     DatasetError,
     NotFoundError,
     SampleError,
+    StallError,
     StateError,
     UsageError,
 )
@@ -427,3 +431,29 @@ def test_dead_rows_are_left_out_and_len_is_right(project):
         labels = labels_of(list(make(shuffle=shuffle)))[: SAMPLES - len(dead)]
         assert sorted(labels) == [label for label in range(SAMPLES) if label not in dead]
     assert len(Numbers("numbers", True, version=1)) == SAMPLES
+
+
+class Deadly(Numbers):
+    """Kills, or stops, the worker that comes to one sample."""
+
+    def _data_iterator(self):
+        for label, rest in super()._data_iterator():
+            if label == 100:
+                self.strike()
+            yield label, rest
+
+    def strike(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Sleepy(Deadly):
+    def strike(self) -> None:
+        time.sleep(30)
+
+
+@pytest.mark.parametrize("chunk", [Deadly, Sleepy])
+def test_a_worker_that_dies_or_stands_still_is_an_error_in_time(chunk):
+    started = time.monotonic()
+    with pytest.raises(StallError, match="numbers"):
+        list(make(workers=2, chunk=chunk, loader=LoaderOptions(timeout_seconds=2)))
+    assert time.monotonic() - started < 2 + 5
