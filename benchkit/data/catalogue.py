@@ -8,12 +8,23 @@ under the next number, and then removes it from the first.
 from __future__ import annotations
 
 import itertools
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 
-from benchkit.errors import NotFoundError
+from benchkit.errors import NotFoundError, ObjectNotFoundError
 from benchkit.format import layout
-from benchkit.format.manifest import Manifest, decode_manifest, encode_manifest, manifest_digest
+from benchkit.format.manifest import (
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    decode_manifest,
+    encode_manifest,
+    manifest_digest,
+)
 from benchkit.store.base import Store
+
+_LOOKS = 20
+_PAUSE_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +158,14 @@ def read_manifest(store: Store, version: Version) -> Manifest:
         CorruptError: Its bytes are not what was written.
         FormatError: It is of a newer format.
     """
-    return decode_manifest(store.read(version.object_name), dataset=version.dataset, digest=version.digest)
+    data = store.read(version.object_name, length=_manifest_size(store, version))
+    return decode_manifest(data, dataset=version.dataset, digest=version.digest)
+
+
+def _manifest_size(store: Store, version: Version) -> int | None:
+    """Return the bytes to read: one more than a manifest may have is enough to refuse it."""
+    info = store.stat(version.object_name)
+    return min(info.size, MAX_MANIFEST_BYTES + 1) if info else None
 
 
 def publish(store: Store, manifest: Manifest) -> tuple[Version, bool]:
@@ -163,9 +181,17 @@ def publish(store: Store, manifest: Manifest) -> tuple[Version, bool]:
         return versions[-1], False
     number = versions[-1].number + 1 if versions else 1
     store.write(layout.version_name(manifest.dataset, number, digest), data)
-    while _move_loser(store, manifest.dataset):
-        pass
-    return find_version(store, manifest.dataset, digest=digest), True
+    for look in range(_LOOKS):
+        while _move_loser(store, manifest.dataset):
+            pass
+        # Somebody may be moving it at this moment: a listing can miss the old name and not yet have the new.
+        for version in reversed(list_versions(store, manifest.dataset)):
+            if version.digest == digest:
+                return version, True
+        time.sleep(look * _PAUSE_SECONDS)
+    raise NotFoundError(
+        f"the new version of {manifest.dataset!r} vanished from {store.url}: publish it again"
+    )
 
 
 def _move_loser(store: Store, dataset: str) -> bool:
@@ -180,7 +206,8 @@ def _move_loser(store: Store, dataset: str) -> bool:
             moved = any(entry.digest == loser.digest and entry.number > loser.number for entry in entries)
             if not moved:
                 target = layout.version_name(dataset, entries[-1].number + 1, loser.digest)
-                store.write(target, store.read(loser.object_name))
+                with suppress(ObjectNotFoundError):  # another publisher has just moved it
+                    store.write(target, store.read(loser.object_name))
             store.delete(loser.object_name)
             return True
     return False

@@ -112,8 +112,11 @@ class Collate:
         """Collate the rows, if there are any; what goes wrong ends the pass."""
         try:
             return LoadedBatch(self.collate_fn(rows.rows) if rows.rows else None, rows.report)
-        except Exception as error:  # noqa: BLE001 - the user's rows and collate function raise what they like
-            message = f"rows of _data_iterator do not make a batch: {type(error).__name__}: {error}"
+        except Exception as error:  # noqa: BLE001 - the user's rows raise what they like
+            message = (
+                f"rows of _data_iterator do not make a batch: {type(error).__name__}: {error} "
+                "(yield tensors, arrays or numbers of equal shapes, or give the class a collate_fn)"
+            )
             rows.report.failure = (SampleError(message), traceback.format_exc())
             return LoadedBatch(None, rows.report)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,9 @@ class IterableChunk(IterableDataset[Any]):
                 for label, files in super()._data_iterator():
                     yield label, decode_image(files[0], mode="L")
     """
+
+    collate_fn: Callable[[list[Any]], Any] | None = None
+    """Makes a batch of a list of rows where `LoaderOptions` names none; None is torch's `default_collate`."""
 
     def __init__(
         self,

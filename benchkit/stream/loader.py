@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ class ChunkLoader(DataLoader[Any]):
             BatchSource(chunk, on_error=options.on_error),
             batch_sampler=CourseSampler(batch_size),
             num_workers=num_workers,
-            collate_fn=Collate(options.collate_fn or default_collate),  # type: ignore[arg-type]
+            collate_fn=Collate(options.collate_fn or chunk.collate_fn or default_collate),  # type: ignore[arg-type]
             pin_memory=options.pin_memory,
             generator=torch.Generator(),  # its own, so that the training's random numbers are left alone
             **with_workers,
@@ -139,13 +140,14 @@ class ChunkLoader(DataLoader[Any]):
         self.report = PassReport()
         opened = self._source.open()
         opened.cache.check_limit(
-            lanes=_machine_lanes(course),
+            lanes=min(_machine_lanes(course), len(opened.manifest.chunks)),
             largest_tar_bytes=max(chunk.tar_bytes for chunk in opened.manifest.chunks),
         )
         with self.batch_sampler.beginning(course):  # type: ignore[union-attr]
             loaded = super().__iter__()
         ahead = opened.room(workers=self.num_workers).ahead
-        with registered(self), Lookahead(opened, course.plan, course.steps, ahead) as lookahead:
+        lookahead = Lookahead(opened, course.plan, course.steps, ahead)
+        with self._in_time(loaded), registered(self), lookahead:
             try:
                 for step, data in enumerate(self._full_batches(loaded, lookahead)):
                     self.end_of_dataloader = step + 1 == course.steps
@@ -155,6 +157,7 @@ class ChunkLoader(DataLoader[Any]):
             finally:
                 opened.reader.let_go()
         self._set(epoch + 1, 0)
+        self.report.warn_of_other_rows(opened.version.label)
 
     def _full_batches(self, loaded: Iterator[LoadedBatch], lookahead: Lookahead) -> Iterator[Any]:
         """Yield one batch of rows per step: an empty one is replaced by its neighbour."""
@@ -179,8 +182,8 @@ class ChunkLoader(DataLoader[Any]):
             )
 
     @contextmanager
-    def _in_time(self) -> Iterator[None]:
-        """Make a time-out or a dead worker, however torch tells of it, a `StallError`."""
+    def _in_time(self, loaded: Iterator[LoadedBatch]) -> Iterator[None]:
+        """Make a time-out or a dead worker, however torch tells of it, a `StallError`; end the workers."""
         try:
             yield
         except (RuntimeError, ConnectionError, EOFError) as error:
@@ -190,6 +193,10 @@ class ChunkLoader(DataLoader[Any]):
                 f"no batch of {self._source.selection.name!r} within {self.options.timeout_seconds:g} s, "
                 f"or a worker died: {error}"
             ) from error
+        finally:
+            if not (self.options.persistent_workers and self._at_start):
+                _end_workers(loaded)
+                self._iterator = None
 
     def _placed(self, data: Any) -> Any:
         return place_on_device(data, non_blocking=self.options.pin_memory) if self._to_device else data
@@ -265,6 +272,15 @@ def get_dataset(
     return ChunkLoader(
         chunk, batch_size=batch_size, num_workers=num_workers, options=loader or LoaderOptions()
     )
+
+
+def _end_workers(loaded: Iterator[LoadedBatch]) -> None:
+    """End a pass's worker processes at once: torch would wait for one that stands still."""
+    for worker in getattr(loaded, "_workers", ()):
+        worker.terminate()
+    end = getattr(loaded, "_shutdown_workers", None)
+    if end:
+        end()
 
 
 def _machine_lanes(course: Course) -> int:

@@ -44,7 +44,7 @@ class LoaderOptions:
         shard: The part this process gets; None asks torch.distributed, then RANK and WORLD_SIZE, else all.
         tail: `pad` fills the last global batch with repeated samples (which `gather_for_metrics` drops),
             `drop` leaves an incomplete one out.
-        collate_fn: Makes a batch of a list of rows; None is torch's `default_collate`.
+        collate_fn: Makes a batch of a list of rows; None is the chunk class's, or torch's `default_collate`.
         pin_memory: Batches are put into pinned memory, for faster copies to a GPU.
         prefetch_factor: Batches each worker prepares ahead.
         persistent_workers: Worker processes are kept from one pass to the next.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,6 +58,15 @@ class PassReport:
             raise SampleError(
                 f"{len(self.errors)} samples could not be read, more than max_errors={max_errors}; "
                 f"the last: {self.errors[-1]}"
+            )
+
+    def warn_of_other_rows(self, label: str) -> None:
+        """Warn where `_data_iterator` is not one to one, or samples were left out."""
+        if self.rows != self.samples:
+            warnings.warn(
+                f"_data_iterator made {self.rows} rows of the {self.samples} samples of {label} that this "
+                f"process read ({len(self.errors)} failed): batches were cut, or filled with repeated rows",
+                stacklevel=3,
             )
 
 

@@ -258,8 +258,13 @@ def test_after_mending_a_rerun_packs_all_and_every_sample_is_right(tmp_path: Pat
             UsageError,
             ["NotesChunk.__init__", "super().__init__(name, cloud)"],
         ),
+        (
+            ("yield label, int(", "yield label, {7: 1}[label] if label == 8 else int("),
+            SampleError,
+            ["'data/0008.txt' ('0008.txt') in chunk ", " of train@1: KeyError: 8"],
+        ),
     ],
-    ids=["syntax", "class", "super"],
+    ids=["syntax", "class", "super", "decoding"],
 )
 def test_mistakes_in_the_projects_datasets_are_told_by_their_place(
     migrated: Scratch, change: tuple[str, str], error: type[BenchKitError], words: list[str]

@@ -94,8 +94,10 @@ class Odd(IterableChunk):
 
 
 def test_an_iterator_may_multiply_and_filter_for_samples_are_counted_where_they_go_in(words: Words) -> None:
-    assert trial(words, Twice).rows == 2 * SAMPLES
-    report = trial(words, Odd)
+    with pytest.warns(UserWarning, match="192 rows of the 96 samples of words@1"):
+        assert trial(words, Twice).rows == 2 * SAMPLES
+    with pytest.warns(UserWarning, match="rows of the 96 samples of words@1"):
+        report = trial(words, Odd)
     assert report.samples == SAMPLES
     assert 0 < report.rows < SAMPLES
 
@@ -110,6 +112,7 @@ class NoSuper(IterableChunk):
         yield from range(32)
 
 
+@pytest.mark.filterwarnings("ignore:_data_iterator made:UserWarning")
 @pytest.mark.parametrize("chunk_class", [FirstOnly, NoSuper])
 def test_an_iterator_that_leaves_samples_out_is_refused(
     words: Words, chunk_class: type[IterableChunk]

@@ -73,7 +73,7 @@ def test_wrong_bytes_are_fetched_again_and_then_an_error_that_says_what_to_do(sh
     assert item.what in message
     assert "expected" in message
     assert "got" in message
-    assert 'run "bench-kit verify train"' in message
+    assert 'run "bench-kit verify train --full"' in message
     assert shop.store.fetches() == [item.name] * 2
     assert os.fstat(target.fileno()).st_size <= item.size
 
@@ -156,7 +156,7 @@ def test_a_missing_object_is_named_and_not_asked_for_twice(shop, target):
     item = shop.add(TAR)
     shop.store.delete(item.name)
     with pytest.raises(
-        CorruptError, match=rf'{item.what} is missing from .*{item.name}.*"bench-kit verify train"'
+        CorruptError, match=rf'{item.what} is missing from .*{item.name}.*"bench-kit verify train --full"'
     ):
         fetch(item, shop.store, target)
     assert len(shop.store.fetches()) == 1

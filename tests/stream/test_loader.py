@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -298,6 +299,7 @@ class Failing(Picky):
     fails = True
 
 
+@pytest.mark.filterwarnings("ignore:_data_iterator made")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_iterator_that_filters_and_multiplies_keeps_steps_shapes_and_resume(workers):
     loader = make(workers=workers, chunk=Picky)
@@ -319,6 +321,7 @@ class Rare(Numbers):
                 yield label, rest
 
 
+@pytest.mark.filterwarnings("ignore:_data_iterator made")
 def test_empty_batches_are_replaced_by_their_neighbours_and_a_pass_without_rows_is_an_error():
     batches = list(make(batch=4, chunk=Rare))
     assert len(batches) == len(make(batch=4))
@@ -340,6 +343,7 @@ def test_a_sample_that_fails_is_named_with_its_chunk_and_file(workers):
     assert "Traceback" in str(caught.value.__cause__)
 
 
+@pytest.mark.filterwarnings("ignore:_data_iterator made")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_failing_samples_can_be_skipped_counted_and_limited(workers):
     failing = [label for label in range(SAMPLES) if label % 40 == 7]
@@ -457,3 +461,22 @@ def test_a_worker_that_dies_or_stands_still_is_an_error_in_time(chunk):
     with pytest.raises(StallError, match="numbers"):
         list(make(workers=2, chunk=chunk, loader=LoaderOptions(timeout_seconds=2)))
     assert time.monotonic() - started < 2 + 5
+
+
+def test_other_numbers_of_rows_are_told_at_the_end_of_a_pass():
+    with pytest.warns(UserWarning, match=r"made \d+ rows of the 208 samples of numbers@1"):
+        list(make(chunk=Picky))
+
+
+def test_a_class_can_bring_its_own_collate_function_which_the_options_override():
+    class Ragged(Numbers):
+        @staticmethod
+        def collate_fn(rows):
+            return [len(row) for row in rows]
+
+        def _data_iterator(self):
+            for label, _ in super()._data_iterator():
+                yield torch.zeros(label + 1)
+
+    assert sorted(itertools.chain(*make(chunk=Ragged, batch=29))) == list(range(1, SAMPLES + 1))
+    assert next(iter(make(chunk=Ragged, loader=LoaderOptions(collate_fn=len)))) == 16
