@@ -39,4 +39,4 @@ def startproject(
     print("next:")
     print(f"  cd {os.path.relpath(folder)}")
     print("  python manage.py migrate-data")
-    print("  python manage.py train --processes 2")
+    print("  python manage.py train")
