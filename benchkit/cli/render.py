@@ -42,6 +42,15 @@ def pairs(rows: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"{name.ljust(width)}  {escape(value)}" for name, value in rows)
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number of things.
+
+    >>> [count(1, "chunk"), count(2000, "chunk")]
+    ['1 chunk', '2,000 chunks']
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def size(count_bytes: float) -> str:
     """Return a number of bytes with three digits and a binary unit.
 

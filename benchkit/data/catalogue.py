@@ -162,6 +162,11 @@ def read_manifest(store: Store, version: Version) -> Manifest:
     return decode_manifest(data, dataset=version.dataset, digest=version.digest)
 
 
+def is_intact(store: Store, version: Version, manifest: Manifest) -> bool:
+    """Return whether the version's object holds the very bytes of the manifest."""
+    return store.read(version.object_name, length=_manifest_size(store, version)) == encode_manifest(manifest)
+
+
 def _manifest_size(store: Store, version: Version) -> int | None:
     """Return the bytes to read: one more than a manifest may have is enough to refuse it."""
     info = store.stat(version.object_name)
@@ -178,6 +183,8 @@ def publish(store: Store, manifest: Manifest) -> tuple[Version, bool]:
     digest = manifest_digest(data)
     versions = list_versions(store, manifest.dataset)
     if versions and versions[-1].digest == digest:
+        if not is_intact(store, versions[-1], manifest):
+            store.write(versions[-1].object_name, data)
         return versions[-1], False
     number = versions[-1].number + 1 if versions else 1
     store.write(layout.version_name(manifest.dataset, number, digest), data)

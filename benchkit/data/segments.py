@@ -12,7 +12,7 @@ import numpy.typing as npt
 from benchkit.data.journal import Segment
 from benchkit.data.samples import Samples
 from benchkit.data.sizes import CHUNK_OVERHEAD, file_bytes, overhead_bytes
-from benchkit.data.sources import FileFacts, open_source, source_name, stat_source
+from benchkit.data.sources import FileFacts, check_unchanged, open_source, source_name, stat_source
 from benchkit.data.staged import StagedLabels, staged_index
 from benchkit.errors import SampleError
 from benchkit.format.chunk import ChunkWriter, Codec, SourceFile
@@ -139,7 +139,7 @@ class _RowReader:
     def rows(self) -> Iterator[_Row]:
         """Yield the samples in written order, each once."""
         for index, key, paths in _list_rows(self._samples, self._task):
-            files, at_once, size = [], 4 * AT_ONCE_BYTES, 0
+            files, found, at_once, size = [], [], 4 * AT_ONCE_BYTES, 0
             for path in paths:
                 file, facts = open_source(index, path, at_once=min(at_once, AT_ONCE_BYTES))
                 at_once -= file.size
@@ -147,7 +147,10 @@ class _RowReader:
                 _digest_facts(self.sources, path, facts)
                 self.source_bytes += file.size
                 files.append(file)
+                found.append((path, facts))
             label = self._samples.label(index)
+            for path, facts in found:  # the label may have been made of what they hold
+                check_unchanged(index, path, facts)
             size += overhead_bytes(key, [file.name for file in files], label)
             yield _Row(key, files, label, size)
 

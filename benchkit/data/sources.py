@@ -83,6 +83,12 @@ def open_source(index: int, path: str, *, at_once: int) -> tuple[SourceFile, Fil
     return SourceFile(name, facts.size, (data,)), facts
 
 
+def check_unchanged(index: int, path: str, facts: FileFacts) -> None:
+    """Raise `SampleError` unless the file's facts are still these."""
+    if stat_source(index, path) != facts:
+        raise _changed(index, path)
+
+
 def _read_all(descriptor: int, size: int) -> bytes:
     """Return the file's bytes, one more than `size` where it has grown; a disk may give them in parts."""
     data = os.read(descriptor, size + 1)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from benchkit.data.catalogue import (
     Version,
     find_version,
+    is_intact,
     list_versions,
     open_catalogue,
     publish,
@@ -86,11 +87,12 @@ def upload(
         StoreError: One of the stores failed.
     """
     started = time.monotonic()
-    open_catalogue(remote, create=True)
     manifest = read_manifest(staging, staged := find_version(staging, name))
+    open_catalogue(remote, create=True)
     sending = _Sending(staging, remote, manifest, workers, on_progress)
     versions = list_versions(remote, name)
-    if versions and versions[-1].digest == staged.digest and not sending.missing():
+    there = bool(versions) and versions[-1].digest == staged.digest and not sending.missing()
+    if there and is_intact(remote, versions[-1], manifest):
         version, new = versions[-1], False
     else:
         version, new = sending.run()

@@ -42,4 +42,4 @@ def fetch_tar(store: Store, name: str, chunk: ChunkEntry, fd: int, *, what: str)
 
 def _advice(name: str) -> str:
     dataset = name.removeprefix(DATASETS).split("/")[0]
-    return f'run "bench-kit verify {dataset} --full"'
+    return f'run "bench-kit verify {dataset} --full" (and --staged for staging)'

@@ -171,7 +171,8 @@ class ChunkReader:
             tar.close()
             dataset = self._manifest.dataset
             raise CorruptError(
-                f'{error} (fetched again once; run "bench-kit verify {dataset} --full")'
+                f'{error} (fetched again once; run "bench-kit verify {dataset} --full", '
+                "and --staged for staging)"
             ) from error
         self._refetched.add(chunk)
         self._cache.discard(tar)

@@ -103,7 +103,7 @@ def assert_reported(done: subprocess.CompletedProcess[str], *words: str) -> None
     first, *problems = done.stderr.splitlines()
     assert done.returncode == CorruptError.exit_code
     assert first.startswith("error: train@")
-    assert " problems (" in first
+    assert " problem" in first
     assert done.stdout == ""
     assert "\x1b" not in done.stderr
     assert "Traceback" not in done.stderr

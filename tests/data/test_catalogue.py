@@ -95,6 +95,17 @@ def test_a_loser_that_was_moved_but_not_removed_is_not_moved_again(staging: Loca
     assert numbers(staging) == {1: digest_of(small), 2: digest_of(large), 3: digest_of(3)}
 
 
+def test_publishing_again_mends_a_newest_manifest_that_was_damaged(staging: LocalStore) -> None:
+    version, _ = publish(staging, manifest(1))
+    path = staging.root / version.object_name
+    path.write_bytes(path.read_bytes().replace(b"1", b"2", 1))
+    with pytest.raises(CorruptError):
+        read_manifest(staging, version)
+    mended, new = publish(staging, manifest(1))
+    assert (mended.number, new) == (1, False)
+    assert read_manifest(staging, version) == manifest(1)
+
+
 def _publish_many(root: str, first: int, count: int) -> None:
     for chunk_bytes in range(first, first + count):
         version, new = publish(LocalStore(Path(root)), manifest(chunk_bytes))

@@ -199,8 +199,9 @@ def test_a_file_that_goes_missing_is_named_and_a_rerun_goes_on(
     assert (report.new, report.reused_chunks) == (True, report.chunks - 1)
 
 
+@pytest.mark.parametrize("size", [100, 3 << 20])
 def test_a_file_that_changes_while_it_is_packed_is_named_and_a_rerun_goes_on(
-    many: Any, pack_small: Pack, staging: LocalStore, read_back: Callable[..., Any]
+    size: int, many: Any, pack_small: Pack, staging: LocalStore, read_back: Callable[..., Any]
 ) -> None:
     class Growing(type(many)):  # type: ignore[misc]
         def get_label_and_numeric_data(self, item: int) -> int:
@@ -209,9 +210,9 @@ def test_a_file_that_changes_while_it_is_packed_is_named_and_a_rerun_goes_on(
                     file.write(b"more")
             return item
 
-    # A large file is read after the label has been made: as long as the writer takes its blocks.
+    # A small file is read before its label is made, a large one after it.
     large = Path(many.files[123][0])
-    large.write_bytes(bytes(3 << 20))
+    large.write_bytes(bytes(size))
     with pytest.raises(SampleError, match=rf"sample 123: '{large}' changed while it was packed"):
         pack_small(Growing(many.files), workers=1)
     assert published(staging) == 0

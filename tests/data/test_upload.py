@@ -70,6 +70,18 @@ def test_the_manifest_is_written_last_and_the_intent_before_everything(
     assert remote.intents() == []
 
 
+def test_a_damaged_newest_manifest_of_the_remote_is_mended(
+    many: Any, pack_small: Callable[..., PackReport], staging: LocalStore, remote: Watched
+) -> None:
+    pack_small(many)
+    version = upload(staging, remote, "train").version
+    good = remote.read(version.object_name)
+    remote.write(version.object_name, good[:-1] + b" ")
+    mended = upload(staging, remote, "train")
+    assert (mended.version.number, mended.new, mended.chunks_sent) == (version.number, False, 0)
+    assert remote.read(version.object_name) == good
+
+
 def test_the_same_version_again_writes_nothing(
     many: Any, pack_small: Pack, staging: LocalStore, remote: Watched
 ) -> None:

@@ -34,8 +34,9 @@ def del_ds(
     label = name or _ask_name(store)
     removal = plan_removal(store, *parse_label(label))
     what = (
-        f"{render.escape(label)} in {render.escape(store.url)}: {len(removal.manifests)} versions, "
-        f"{len(removal.chunks)} chunks, {render.size(removal.freed_bytes)}"
+        f"{render.escape(label)} in {render.escape(store.url)}: "
+        f"{render.count(len(removal.manifests), 'version')}, "
+        f"{render.count(len(removal.chunks), 'chunk')}, {render.size(removal.freed_bytes)}"
     )
     if dry_run:
         print(f"would delete {what}")

@@ -40,12 +40,18 @@ def verify(
             )
 
         report = verification.verify(store, dataset, number, full=full, on_progress=show)
-    what = f"{report.chunks:,} chunks, {report.samples:,} samples, {render.size(report.bytes)}"
+    what = ", ".join(
+        (
+            render.count(report.chunks, "chunk"),
+            render.count(report.samples, "sample"),
+            render.size(report.bytes),
+        )
+    )
     if report.problems:
         lines = "\n".join(f"  {render.escape(problem)}" for problem in report.problems)
         stage = "--zip" if staged else "--up"
         raise CorruptError(
-            f"{report.version.label} has {len(report.problems)} problems ({what}):\n{lines}\n"
+            f"{report.version.label} has {render.count(len(report.problems), 'problem')} ({what}):\n{lines}\n"
             "to mend chunks: remove those that are corrupt, then run "
             f'"python manage.py migrate-data {dataset} {stage}", which writes what is missing'
         )
