@@ -184,8 +184,10 @@ class ChunkLoader(DataLoader[Any]):
     @contextmanager
     def _in_time(self, loaded: Iterator[LoadedBatch]) -> Iterator[None]:
         """Make a time-out or a dead worker, however torch tells of it, a `StallError`; end the workers."""
+        whole = False
         try:
             yield
+            whole = True
         except (RuntimeError, ConnectionError, EOFError) as error:
             if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
                 raise
@@ -194,7 +196,7 @@ class ChunkLoader(DataLoader[Any]):
                 f"or a worker died: {error}"
             ) from error
         finally:
-            if not (self.options.persistent_workers and self._at_start):
+            if not (whole and self.options.persistent_workers):
                 _end_workers(loaded)
                 self._iterator = None
 

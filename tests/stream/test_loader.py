@@ -480,3 +480,21 @@ def test_a_class_can_bring_its_own_collate_function_which_the_options_override()
 
     assert sorted(itertools.chain(*make(chunk=Ragged, batch=29))) == list(range(1, SAMPLES + 1))
     assert next(iter(make(chunk=Ragged, loader=LoaderOptions(collate_fn=len)))) == 16
+
+
+class Workers(Numbers):
+    def _data_iterator(self):
+        for _ in super()._data_iterator():
+            yield os.getpid()
+
+
+def test_persistent_workers_stay_from_pass_to_pass_and_others_go():
+    loader = make(workers=2, chunk=Workers, loader=LoaderOptions(persistent_workers=True))
+    first, second = (set(torch.cat(list(loader)).tolist()) for _ in range(2))
+    assert len(first) == 2
+    assert first == second
+    for _ in loader:
+        break
+    assert not first & set(torch.cat(list(loader)).tolist())
+    fresh = make(workers=2, chunk=Workers)
+    assert not set(torch.cat(list(fresh)).tolist()) & set(torch.cat(list(fresh)).tolist())
