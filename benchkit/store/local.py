@@ -86,6 +86,8 @@ class LocalStore:
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield the objects in order of name, folder by folder."""
         with self._translated(prefix):
+            if self.root.exists() and not self.root.is_dir():
+                raise StoreError(f"{self.url} is a file, not a folder: no store can be there")
             yield from self._walk("", prefix)
 
     def delete(self, name: str) -> None:

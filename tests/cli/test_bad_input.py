@@ -160,6 +160,11 @@ def test_a_remote_that_cannot_be_is_refused_and_no_password_is_repeated(
     assert "secret" not in done.stderr
 
 
+def test_a_remote_that_is_a_file_is_told(migrated: Scratch) -> None:
+    (migrated.root / "benchkit.toml").write_text('[project]\nid = "x"\nremote = "manage.py"\n')
+    assert_refused(migrated.bench_kit("show-ds"), StoreError, "manage.py is a file")
+
+
 # Names and stages.
 
 
