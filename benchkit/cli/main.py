@@ -6,7 +6,7 @@ import sys
 from typing import NoReturn
 
 from benchkit.cli.app import make_app, run
-from benchkit.cli.commands import del_ds, project_info, show_ds, show_samples, startproject, verify
+from benchkit.cli.commands import del_ds, project_info, show_ds, show_samples, simulate, startproject, verify
 
 app = make_app("Pack datasets, ship them through an object store, and stream them into training.")
 # The older form's second positional is for the command to answer.
@@ -21,6 +21,7 @@ app.command("project-info", epilog=project_info.EXAMPLE)(project_info.project_in
 app.command("show-ds", epilog=show_ds.EXAMPLE)(show_ds.show_ds)
 app.command("del-ds", epilog=del_ds.EXAMPLE)(del_ds.del_ds)
 app.command("verify", epilog=verify.EXAMPLE)(verify.verify)
+app.command("simulate", epilog=simulate.EXAMPLE)(simulate.simulate)
 app.command("show-samples", epilog=show_samples.EXAMPLE)(show_samples.show_samples)
 
 

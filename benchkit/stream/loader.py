@@ -18,6 +18,7 @@ from benchkit.stream.course import Course, CourseSampler
 from benchkit.stream.lookahead import Lookahead
 from benchkit.stream.options import LoaderOptions, Shard, resolve_shard
 from benchkit.stream.reports import BatchReport, PassReport
+from benchkit.stream.room import machine_lanes
 from benchkit.stream.source import OpenedVersion
 from benchkit.stream.state import LoaderState, read_state
 
@@ -287,5 +288,4 @@ def _end_workers(loaded: Iterator[LoadedBatch]) -> None:
 
 def _machine_lanes(course: Course) -> int:
     """Return how many lanes the processes of this machine read, at most."""
-    share = -(-course.lanes * min(read_local_world(), course.shard.count) // course.shard.count)
-    return min(course.lanes, share + 1)
+    return machine_lanes(lanes=course.lanes, local=read_local_world(), count=course.shard.count)

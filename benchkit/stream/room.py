@@ -39,3 +39,21 @@ def share_room(*, limit_bytes: int, largest_tar_bytes: int, lanes: int, processe
     wanted = lanes + SPARE_CHUNKS
     keep = min(wanted, shared // readers)
     return Room(keep=keep, ahead=(shared - readers * keep) // processes if keep == wanted else 0)
+
+
+def lookahead_limit(*, largest_tar_bytes: int, lanes: int, processes: int, workers: int) -> int:
+    """Return the smallest limit with which each process has room to look ahead; see `share_room`."""
+    readers = processes * max(workers, 1)
+    return (readers * (lanes + SPARE_CHUNKS) + processes + 1) * largest_tar_bytes
+
+
+def machine_lanes(*, lanes: int, local: int, count: int) -> int:
+    """Return how many lanes the processes of one machine read, at most.
+
+    Args:
+        lanes: Lanes of the order.
+        local: Processes of this machine.
+        count: How many parts a batch is cut into, one for each process in all.
+    """
+    share = -(-lanes * min(local, count) // count)
+    return min(lanes, share + 1)
