@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
-from benchkit.errors import ProjectError
+from benchkit.errors import ProjectError, UsageError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -19,12 +21,102 @@ SETTINGS_NAME = "benchkit.toml"
 STAGING_NAME = "ProjectDatasets"
 DEFAULT_CACHE_LIMIT_BYTES = 64 << 30
 _MAX_DIGITS = 18
+_REGION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _START = 'run "bench-kit startproject NAME" to make a project, or set BENCHKIT_PROJECT to one'
 _MEND = '"bench-kit startproject NAME" makes a project with a whole one to compare'
 _KEYS: dict[str, dict[str, type]] = {
     "project": {"id": str, "remote": str},
     "cache": {"dir": str, "limit_bytes": int},
+    "s3": {
+        "endpoint_url": str,
+        "region": str,
+        "profile": str,
+        "anonymous": bool,
+        "addressing": str,
+        "checksums": str,
+        "server_side_encryption": str,
+        "kms_key_id": str,
+        "attempts": int,
+        "stall_timeout_seconds": int,
+    },
 }
+
+Addressing = Literal["auto", "path", "virtual"]
+Checksums = Literal["when_supported", "when_required"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Settings:
+    """How an `s3://` remote is spoken to; none of it is secret.
+
+    Attributes:
+        endpoint_url: The service; None is AWS, or what boto3 finds in the environment.
+        region: Its region; None is what boto3 finds.
+        profile: Whose credentials are used: a profile of `bench-kit configure`, else one of the AWS files.
+            None is the environment's, else the profile in use, else what boto3 finds.
+        anonymous: Read without credentials.
+        addressing: Whether the bucket stands in the path or in the host name.
+        checksums: `when_required` for older services that know no checksums but Content-MD5.
+        server_side_encryption: What to ask of the service for new objects: `AES256`, `aws:kms`, ….
+        kms_key_id: With which key.
+        attempts: How often a request is made before it has failed.
+        stall_timeout_seconds: After how long without progress a request is given up and made again.
+    """
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    anonymous: bool = False
+    addressing: Addressing = "auto"
+    checksums: Checksums = "when_supported"
+    server_side_encryption: str | None = None
+    kms_key_id: str | None = None
+    attempts: int = 5
+    stall_timeout_seconds: float = 30
+
+    def __post_init__(self) -> None:
+        for key, choices in (("addressing", Addressing), ("checksums", Checksums)):
+            if getattr(self, key) not in get_args(choices):
+                known = ", ".join(get_args(choices))
+                raise UsageError(f"{key} is {getattr(self, key)!r:.60}; it is one of: {known}")
+        for key in ("profile", "server_side_encryption", "kms_key_id"):
+            text = getattr(self, key)
+            if text is not None and not (text and text.isprintable()):
+                raise UsageError(f"{key} is {text!r:.60}; leave it out, or write printable characters")
+        if self.endpoint_url is not None:
+            check_endpoint(self.endpoint_url)
+        if self.region is not None:
+            check_region(self.region)
+        if self.kms_key_id and not (self.server_side_encryption or "").startswith("aws:kms"):
+            raise UsageError('kms_key_id goes with server_side_encryption = "aws:kms"')
+        if not 1 <= self.attempts <= 100:
+            raise UsageError(f"attempts is {self.attempts}; it is 1 to 100")
+        if not 0 < self.stall_timeout_seconds <= 3600:
+            raise UsageError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it is 1 to 3600")
+        if self.anonymous and self.profile:
+            raise UsageError(f"anonymous reading takes no profile, and {self.profile!r:.60} is one: drop one")
+
+
+def check_endpoint(url: str) -> str:
+    """Return the URL of a service if it is one, without a user or a password, else raise `UsageError`."""
+    try:
+        parts = urlsplit(url)
+        plain = url.isprintable() and not set(url) & set(" ?#") and parts.path in ("", "/")
+        whole = plain and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # such as a port that is none
+        whole = False
+    if not whole:
+        raise UsageError("an endpoint is the URL of a service: https://host or https://host:port, no more")
+    if parts.username is not None or parts.password is not None:
+        raise UsageError("an endpoint must not carry a user or a password: use bench-kit configure")
+    return url
+
+
+def check_region(region: str) -> str:
+    """Return the name of a region if it can be one, else raise `UsageError`."""
+    if not _REGION.fullmatch(region):
+        raise UsageError(f"{region!r:.80} is no region: 1 to 63 of A-Z a-z 0-9 -, as in eu-central-1")
+    return region
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +129,7 @@ class Settings:
         remote: URL or path of the remote store, as written; a relative path begins at the project's folder.
         cache_dir: Folder of the machine's chunk cache.
         cache_limit_bytes: The most bytes it takes.
+        s3: How an `s3://` remote is spoken to.
     """
 
     project: Path
@@ -44,6 +137,7 @@ class Settings:
     remote: str
     cache_dir: Path
     cache_limit_bytes: int
+    s3: S3Settings = field(default_factory=S3Settings)
 
     def __post_init__(self) -> None:
         if self.cache_limit_bytes < 1:
@@ -110,7 +204,21 @@ def load_settings(project: Path | None = None) -> Settings:
         remote=os.environ.get("BENCHKIT_REMOTE") or values["remote"],
         cache_dir=project / _expand_home(folder or _default_cache_dir(), what="the cache folder"),
         cache_limit_bytes=cache.get("limit_bytes", DEFAULT_CACHE_LIMIT_BYTES) if limit is None else limit,
+        s3=_read_s3(tables.get("s3", {}), path),
     )
+
+
+def config_dir() -> Path:
+    """Return the folder of the user's own configuration: `$XDG_CONFIG_HOME/benchkit`."""
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    folder = os.path.join(base if os.path.isabs(base) else "~/.config", "benchkit")
+    return _expand_home(folder, what="the configuration folder")
+
+
+def environment_has_credentials() -> bool:
+    """Return whether the environment itself says with which AWS credentials to work."""
+    names = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE")
+    return any(os.environ.get(name) for name in names)
 
 
 def read_world() -> tuple[int, int] | None:
@@ -146,7 +254,8 @@ def _read_tables(path: Path) -> dict[str, dict[str, Any]]:
         raise ProjectError(f"{path} cannot be read: {error.strerror}") from error
     for table, values in tables.items():
         if table not in _KEYS or not isinstance(values, dict):
-            raise ProjectError(f"{path} has the unknown part {table!r}; it takes [project], [cache]; {_MEND}")
+            known = ", ".join(f"[{name}]" for name in _KEYS)
+            raise ProjectError(f"{path} has the unknown part {table!r}; it takes {known}; {_MEND}")
         for key, value in values.items():
             kind = _KEYS[table].get(key)
             if kind is None:
@@ -159,6 +268,18 @@ def _read_tables(path: Path) -> dict[str, dict[str, Any]]:
                     f"{path}: {key!r} in [{table}] is {value!r:.80}, not a {kind.__name__}; {_MEND}"
                 )
     return tables
+
+
+def _read_s3(values: dict[str, Any], path: Path) -> S3Settings:
+    try:
+        settings = S3Settings(**values)
+    except UsageError as error:
+        raise ProjectError(f"{path}: in [s3], {error}; {_MEND}") from error
+    profile = os.environ.get("BENCHKIT_PROFILE")
+    try:
+        return replace(settings, profile=profile, anonymous=False) if profile else settings
+    except UsageError as error:
+        raise ProjectError(f"BENCHKIT_PROFILE cannot be used: {error}") from error
 
 
 def _limit_from_environment() -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from benchkit.errors import UsageError
 
@@ -55,6 +55,38 @@ class Store(Protocol):
 
     def delete(self, name: str) -> None:
         """Remove the object; removing what is not there is no error."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """A write that has not ended: its key in the store, the object it was for, and when it was begun.
+
+    Attributes:
+        key: What `discard` takes.
+        name: The object's name, or empty where the store does not know it.
+        size: Bytes that it holds so far; 0 where the store does not tell.
+        modified: Seconds since 1970, the store's clock.
+        abandoned: Whether its writer is known to be dead, so that its age does not matter.
+    """
+
+    key: str
+    name: str
+    size: int
+    modified: float
+    abandoned: bool = False
+
+
+@runtime_checkable
+class Sweepable(Protocol):
+    """A store in which killed writers leave something that is no object."""
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        """Yield the writes that have not ended and whose writers are not known to live."""
+        ...
+
+    def discard(self, unfinished: Unfinished) -> None:
+        """Remove what such a write has left; what is gone already is no error."""
         ...
 
 

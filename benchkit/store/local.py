@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from benchkit.errors import ObjectNotFoundError, StoreError, UsageError
 from benchkit.format.layout import is_object_name
-from benchkit.store.base import BLOCK_BYTES, ObjectInfo, check_name
+from benchkit.store.base import BLOCK_BYTES, ObjectInfo, Unfinished, check_name
 from benchkit.store.locks import open_locked
 
 TEMPORARY = ".tmp"
@@ -127,21 +127,33 @@ class LocalStore:
         with self._translated(name, writing=True):
             _adopt(temporary, self._path(name))
 
-    def sweep(self) -> int:
-        """Remove the temporary files that dead processes left, and return how many they were.
-
-        What cannot be opened, as another user's, is left alone.
-        """
-        removed = 0
+    def unfinished(self) -> Iterator[Unfinished]:
+        """Yield the temporary files that dead processes left; what cannot be opened is left out."""
         folder = self._temporary_folder()
-        for name in os.listdir(folder) if folder.is_dir() else []:
+        for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
+            left = None
             with suppress(OSError):
                 left = open_locked(folder / name, shared=False, blocking=False)
-                if left:
-                    with left:
-                        (folder / name).unlink()
-                        removed += 1
-        return removed
+            if left:
+                with left:
+                    status = os.fstat(left.fd)
+                yield Unfinished(
+                    key=name, name="", size=status.st_size, modified=status.st_mtime, abandoned=True
+                )
+
+    def discard(self, unfinished: Unfinished) -> None:
+        """Remove a temporary file, unless a process has it."""
+        path = self._temporary_folder() / unfinished.key
+        with self._translated(TEMPORARY, writing=True), suppress(FileNotFoundError):
+            left = open_locked(path, shared=False, blocking=False)
+            if left:
+                with left:
+                    path.unlink()
+
+    def sweep(self) -> None:
+        """Remove the temporary files that dead processes left; what cannot be opened is left alone."""
+        for unfinished in self.unfinished():
+            self.discard(unfinished)
 
     def _path(self, name: str) -> Path:
         """Return the object's path; no part of it below the root may be a link: it could lead anywhere."""
@@ -212,6 +224,7 @@ def _adopt(temporary: TemporaryFile, target: Path) -> None:
     temporary.file.flush()
     os.fchmod(temporary.file.fileno(), 0o644)
     os.fsync(temporary.file.fileno())
+    os.utime(temporary.file.fileno())  # an object's time is when it came to be there
     for attempt in range(_PLACING_ATTEMPTS):
         try:
             _make_folder(target.parent)

@@ -28,10 +28,9 @@ class TransferItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferReport:
-    """What a transfer did: objects sent, objects that were there already, bytes sent."""
+    """What a transfer did: objects and bytes sent."""
 
     sent: int
-    skipped: int
     bytes_sent: int
 
 
@@ -43,36 +42,33 @@ def copy_objects(
     workers: int = 8,
     on_progress: Progress | None = None,
 ) -> TransferReport:
-    """Copy what the target lacks.
+    """Copy objects; what the target has under their names is replaced.
 
     An object travels through a temporary file, so memory does not grow with its size, and is written to the
-    target only if it has the digest it should have. What the target has with the right size is not sent
-    again. The first error stops the rest.
+    target only if it has the digest it should have. The first error stops the rest.
 
     Args:
         source: Where the objects are.
         target: Where they go.
         items: Which ones.
         workers: How many travel at once.
-        on_progress: Called with the bytes of each object that has arrived, or was there.
+        on_progress: Called with the bytes of each object that has arrived.
 
     Raises:
         CorruptError: An object of the source is not what its name says.
         StoreError: One of the stores failed.
     """
-    sent = skipped = bytes_sent = 0
+    sent = bytes_sent = 0
     stop = threading.Event()
-    running: dict[Future[bool], TransferItem] = {}
+    running: dict[Future[None], TransferItem] = {}
 
-    def collect(done: Iterable[Future[bool]]) -> None:
-        nonlocal sent, skipped, bytes_sent
+    def collect(done: Iterable[Future[None]]) -> None:
+        nonlocal sent, bytes_sent
         for future in done:
             item = running.pop(future)
-            if future.result():
-                sent += 1
-                bytes_sent += item.size
-            else:
-                skipped += 1
+            future.result()
+            sent += 1
+            bytes_sent += item.size
             if on_progress:
                 on_progress(item.size)
 
@@ -87,22 +83,19 @@ def copy_objects(
         except BaseException:
             stop.set()
             raise
-    return TransferReport(sent=sent, skipped=skipped, bytes_sent=bytes_sent)
+    return TransferReport(sent=sent, bytes_sent=bytes_sent)
 
 
-def _copy_object(source: Store, target: Store, item: TransferItem, stop: threading.Event) -> bool:
-    """Copy one object; False where it was there already, or the transfer has been stopped."""
+def _copy_object(source: Store, target: Store, item: TransferItem, stop: threading.Event) -> None:
+    """Copy one object, unless the transfer has been stopped."""
     if stop.is_set():
-        return False
-    there = target.stat(item.name)
-    if there is not None and there.size == item.size:
-        return False
+        return
     try:
         with tempfile.TemporaryFile() as file:
             hasher, size = new_hasher(), 0
             for block in source.stream(item.name):
                 if stop.is_set():
-                    return False
+                    return
                 hasher.update(block)
                 size += len(block)
                 if size > item.size:
@@ -125,4 +118,3 @@ def _copy_object(source: Store, target: Store, item: TransferItem, stop: threadi
             f"{item.name} was not sent: {error}; make room in {tempfile.gettempdir()}, or set TMPDIR to "
             "another folder"
         ) from error
-    return True

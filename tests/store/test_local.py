@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NoReturn
@@ -18,6 +19,7 @@ from store.contract import StoreContract
 from support.locking import is_free, is_free_soon
 
 from benchkit.errors import ObjectNotFoundError, StoreError, UsageError
+from benchkit.store.base import Unfinished
 from benchkit.store.local import TEMPORARY, LocalStore
 
 
@@ -143,6 +145,13 @@ with store.temporary() as temporary:
 """
 
 
+def sweep(store: LocalStore) -> int:
+    """Sweep, and return how many temporary files of dead processes that were."""
+    left = list(store.unfinished())
+    store.sweep()
+    return len(left)
+
+
 def test_a_killed_writer_leaves_no_object_and_a_temporary_file_that_the_sweep_removes(
     store: LocalStore,
 ) -> None:
@@ -153,26 +162,51 @@ def test_a_killed_writer_leaves_no_object_and_a_temporary_file_that_the_sweep_re
             assert writer.stdout is not None
             assert writer.stdout.readline() == b"writing\n"
             assert len(left_over(store)) == 2
-            assert store.sweep() == 0
+            assert sweep(store) == 0
             writer.send_signal(signal.SIGKILL)
         assert store.stat("a") is None
         assert list(store.list()) == []
-        assert store.sweep() == 1
+        assert sweep(store) == 1
         assert left_over(store) == [alive.path.name]
         store.adopt(alive, "a")
     assert store.read("a") == b"kept"
-    assert store.sweep() == 0
+    assert sweep(store) == 0
 
 
 def test_sweeping_leaves_alone_what_it_cannot_open(store: LocalStore, tmp_path: Path) -> None:
-    assert store.sweep() == 0
+    assert sweep(store) == 0
     (store.root / TEMPORARY / "folder").mkdir(parents=True)
     (tmp_path / "elsewhere").write_bytes(b"data")
     (store.root / TEMPORARY / "link").symlink_to(tmp_path / "elsewhere")
     (store.root / TEMPORARY / "old").write_bytes(b"data")
-    assert store.sweep() == 1
+    assert sweep(store) == 1
     assert left_over(store) == ["folder", "link"]
     assert (tmp_path / "elsewhere").exists()
+
+
+def test_what_a_killed_writer_left_is_told_with_its_size_and_discarded_once(store: LocalStore) -> None:
+    path = store.root / TEMPORARY / "old"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"data")
+    os.utime(path, (7, 7))
+    [left] = store.unfinished()
+    assert left == Unfinished(key="old", name="", size=4, modified=7, abandoned=True)
+    with store.temporary() as alive:
+        store.discard(Unfinished(key=alive.path.name, name="", size=0, modified=0))
+        assert alive.path.exists()
+    store.discard(left)
+    store.discard(left)
+    assert list(store.unfinished()) == []
+
+
+def test_an_objects_time_is_when_it_came_to_be_there(store: LocalStore) -> None:
+    with store.temporary() as temporary:
+        os.utime(temporary.path, (7, 7))
+        before = time.time() - 1
+        store.adopt(temporary, "a")
+    info = store.stat("a")
+    assert info
+    assert info.modified > before
 
 
 def test_sweeping_beside_writers_removes_nothing_of_theirs(store: LocalStore) -> None:

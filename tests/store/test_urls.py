@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from benchkit.errors import UsageError
+from benchkit.settings import S3Settings, load_settings
 from benchkit.store.local import LocalStore
-from benchkit.store.urls import check_url, open_store
+from benchkit.store.s3 import S3Store
+from benchkit.store.urls import check_url, open_remote, open_store
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,22 @@ def test_the_url_of_a_store_opens_it_again(tmp_path: Path, folder: str) -> None:
         ("file://relative", "three slashes"),
         ("file://", "three slashes"),
         ("file://localhost", "three slashes"),
+        ("s3://key:secret@bucket/a", "must not carry"),
+        ("s3://key@bucket", "must not carry"),
+        ("s3://", "name of a bucket"),
+        ("s3:///a", "name of a bucket"),
+        ("s3://ab", "name of a bucket"),
+        ("s3://-bucket", "name of a bucket"),
+        ("s3://bucket:9000/a", "name of a bucket"),
+        ("s3://" + "b" * 64, "name of a bucket"),
+        ("s3://bucket//a", "no prefix"),
+        ("s3://bucket/a//", "no prefix"),
+        ("s3://bucket/a/../b", "no prefix"),
+        ("s3://bucket/a\\b", "no prefix"),
+        ("s3://bucket/a\nb", "no prefix"),
+        ("s3://bucket/a?versionId=1", "no prefix"),
+        ("s3://bucket/a#b", "no prefix"),
+        ("S3://bucket/a", "no store"),
     ],
 )
 def test_what_no_store_can_be_opened_at_is_refused_without_repeating_a_password(url: str, says: str) -> None:
@@ -79,3 +97,31 @@ def test_what_no_store_can_be_opened_at_is_refused_without_repeating_a_password(
 def test_a_path_below_an_unknown_home_is_refused() -> None:
     with pytest.raises(UsageError, match="home folder"):
         open_store("~no-such-user/store")
+
+
+@pytest.mark.parametrize(
+    ("url", "bucket", "prefix"),
+    [
+        ("s3://bucket", "bucket", ""),
+        ("s3://bucket/", "bucket", ""),
+        ("s3://bucket/a/b", "bucket", "a/b"),
+        ("s3://bucket/a/b/", "bucket", "a/b"),
+        ("s3://my.bucket-1_x/sp ace/ü%20", "my.bucket-1_x", "sp ace/ü%20"),
+        ("s3://bucket/a@b:c", "bucket", "a@b:c"),
+    ],
+)
+def test_an_s3_url_is_a_bucket_and_what_its_keys_begin_with(url: str, bucket: str, prefix: str) -> None:
+    store = open_store(url, base=Path("/base"))
+    assert store == S3Store(bucket, prefix, S3Settings())
+    assert store.url == url.removesuffix("/")
+    assert open_store(store.url) == store
+    assert check_url(url) == url
+
+
+def test_the_remote_of_a_project_is_spoken_to_as_its_settings_say(project: Path) -> None:
+    text = '[project]\nid = "cats"\nremote = "s3://bucket/cats"\n[s3]\nregion = "eu-west-3"\nattempts = 2\n'
+    (project / "benchkit.toml").write_text(text)
+    settings = S3Settings(region="eu-west-3", attempts=2)
+    assert open_remote(load_settings()) == S3Store("bucket", "cats", settings)
+    (project / "benchkit.toml").write_text('[project]\nid = "cats"\nremote = "store"\n')
+    assert open_remote(load_settings()).url == (project / "store").as_uri()
