@@ -5,13 +5,13 @@ builtin it resembles, so that `except FileNotFoundError` works as a reader expec
 
     BenchKitError                 1
     ├── UsageError                2   (ValueError)         a wrong argument or combination
-    ├── ProjectError              3   (ValueError)         no project here, or a broken benchkit.toml
+    ├── ProjectError              3   (ValueError)         no project here, or a broken file of settings
     ├── DatasetError              4   (ValueError)         the user's dataset cannot be packed or read
     │   ├── SampleError           4                        one sample, named
     │   └── LabelTypeError        4   (TypeError)          a label of a type that cannot be stored
     ├── StoreError                5   (OSError)            the object store failed
     │   └── ObjectNotFoundError   5   (FileNotFoundError)  no object of that name
-    ├── NotFoundError             6   (LookupError)        no such dataset or version
+    ├── NotFoundError             6   (LookupError)        no such dataset, version or profile
     ├── FormatError               7   (ValueError)         a newer format, or not this project's
     ├── CorruptError              7   (ValueError)         bytes that are not what was written
     ├── CacheError                8   (OSError)            the cache cannot work so, or the disk is full
@@ -35,7 +35,7 @@ class UsageError(BenchKitError, ValueError):
 
 
 class ProjectError(BenchKitError, ValueError):
-    """No project where one is needed, or a `benchkit.toml` that cannot be used."""
+    """No project where one is needed, or a file of settings or of profiles that cannot be used."""
 
     exit_code = 3
 
@@ -65,7 +65,7 @@ class ObjectNotFoundError(StoreError, FileNotFoundError):
 
 
 class NotFoundError(BenchKitError, LookupError):
-    """No dataset or version of that name."""
+    """No dataset, version or profile of that name."""
 
     exit_code = 6
 

@@ -48,13 +48,10 @@ class Profile:
 
     def __post_init__(self) -> None:
         check_profile_name(self.name)
-        for what, value in (
-            ("an access key id", self.access_key_id),
-            ("a secret access key", self.secret_access_key),
-            ("a session token", self.session_token),
-        ):
-            if value is not None:
-                check_key(what, value)
+        check_key("an access key id", self.access_key_id)
+        check_key("a secret access key", self.secret_access_key)
+        if self.session_token is not None:
+            check_key("a session token", self.session_token)
         if self.endpoint_url is not None:
             check_endpoint(self.endpoint_url)
         if self.region is not None:
@@ -111,6 +108,16 @@ def find_profile(name: str | None) -> Profile | None:
     book = _read()
     wanted = book.in_use if name is None else name
     return None if wanted is None else book.profiles.get(wanted)
+
+
+def get_profile(name: str) -> Profile:
+    """Return the profile of the name.
+
+    Raises:
+        NotFoundError: There is none of that name; the message says which there are.
+        ProjectError: The file of profiles cannot be read, or others can read it.
+    """
+    return _read().get(name)
 
 
 def save_profile(profile: Profile, *, use: bool) -> None:

@@ -101,12 +101,12 @@ def check_endpoint(url: str) -> str:
     """Return the URL of a service if it is one, without a user or a password, else raise `UsageError`."""
     try:
         parts = urlsplit(url)
-        plain = url.isprintable() and not set(url) & set(" ?#") and parts.path in ("", "/")
+        plain = url.isprintable() and not set(url) & set(" ?#")
         whole = plain and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:  # such as a port that is none
         whole = False
     if not whole:
-        raise UsageError("an endpoint is the URL of a service: https://host or https://host:port, no more")
+        raise UsageError("an endpoint is the URL of a service, as https://host, https://host:port or https://host/path")
     if parts.username is not None or parts.password is not None:
         raise UsageError("an endpoint must not carry a user or a password: use bench-kit configure")
     return url

@@ -56,6 +56,7 @@ def environment(tmp_path_factory) -> dict[str, str]:
         **kept,
         "PATH": programs,
         "BENCHKIT_CACHE_DIR": str(cache / "benchkit"),
+        "XDG_CONFIG_HOME": str(cache / "config"),
         "CUDA_VISIBLE_DEVICES": "",
     }
 

@@ -6,24 +6,33 @@ from pathlib import Path
 
 import pytest
 
-from benchkit.errors import ProjectError
+from benchkit.errors import ProjectError, UsageError
 from benchkit.settings import (
     DEFAULT_CACHE_LIMIT_BYTES,
     SETTINGS_NAME,
+    S3Settings,
     Settings,
+    check_endpoint,
+    check_region,
     child_environment,
+    config_dir,
+    environment_has_credentials,
     find_project,
     load_settings,
     read_local_world,
     read_world,
 )
 
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE")
 NAMES = (
     "BENCHKIT_PROJECT",
     "BENCHKIT_REMOTE",
     "BENCHKIT_CACHE_DIR",
     "BENCHKIT_CACHE_LIMIT_BYTES",
+    "BENCHKIT_PROFILE",
     "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    *CREDENTIALS,
     "RANK",
     "WORLD_SIZE",
     "LOCAL_WORLD_SIZE",
@@ -257,3 +266,152 @@ def test_a_childs_variables_come_before_the_environment_and_that_before_defaults
     assert given["BENCHKIT_CACHE_DIR"] == "mine"
     assert given["RANK"] == "default"
     assert given["HOME"]
+
+
+S3 = """
+[s3]
+endpoint_url = "https://s3.example.com:9000"
+region = "eu-central-1"
+profile = "work"
+addressing = "path"
+checksums = "when_required"
+server_side_encryption = "aws:kms"
+kms_key_id = "arn:aws:kms:eu-central-1:1:key/2"
+attempts = 3
+stall_timeout_seconds = 7
+"""
+
+
+def test_the_file_says_how_s3_is_spoken_to_and_otherwise_the_defaults_hold(tmp_path: Path) -> None:
+    assert load_settings(write_settings(tmp_path)).s3 == S3Settings()
+    assert load_settings(write_settings(tmp_path, MINIMAL + "[s3]\n")).s3 == S3Settings()
+    assert load_settings(write_settings(tmp_path, MINIMAL + S3)).s3 == S3Settings(
+        endpoint_url="https://s3.example.com:9000",
+        region="eu-central-1",
+        profile="work",
+        addressing="path",
+        checksums="when_required",
+        server_side_encryption="aws:kms",
+        kms_key_id="arn:aws:kms:eu-central-1:1:key/2",
+        attempts=3,
+        stall_timeout_seconds=7,
+    )
+    assert load_settings(write_settings(tmp_path, MINIMAL + "[s3]\nanonymous = true\n")).s3.anonymous
+
+
+def test_a_profile_of_the_environment_comes_before_the_files_and_before_anonymous(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = write_settings(tmp_path / "named", MINIMAL + S3)
+    public = write_settings(tmp_path / "public", MINIMAL + "[s3]\nanonymous = true\n")
+    monkeypatch.setenv("BENCHKIT_PROFILE", "other")
+    assert load_settings(project).s3.profile == "other"
+    assert load_settings(project).s3.region == "eu-central-1"
+    assert load_settings(public).s3 == S3Settings(profile="other")
+    monkeypatch.setenv("BENCHKIT_PROFILE", "oth\x1ber")
+    with pytest.raises(ProjectError, match=r"BENCHKIT_PROFILE cannot be used: profile is 'oth\\x1ber'"):
+        load_settings(project)
+    monkeypatch.setenv("BENCHKIT_PROFILE", "")
+    assert load_settings(project).s3.profile == "work"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            'secret_access_key = "x"',
+            "unknown key 'secret_access_key' in .s3.; it takes: endpoint_url, region",
+        ),
+        ('anonymous = "yes"', "'anonymous' in .s3. is 'yes', not a bool"),
+        ('addressing = "host"', "addressing is 'host'; it is one of: auto, path, virtual"),
+        ('checksums = "never"', "checksums is 'never'; it is one of: when_supported, when_required"),
+        ('endpoint_url = "s3.example.com"', "an endpoint is the URL of a service"),
+        ('endpoint_url = ""', "an endpoint is the URL of a service"),
+        ('region = "eu west"', "'eu west' is no region"),
+        ('region = ""', "'' is no region"),
+        ('profile = ""', "profile is ''; leave it out"),
+        ('server_side_encryption = "a\\n"', "server_side_encryption is 'a.*leave it out"),
+        ('kms_key_id = "k"', "kms_key_id goes with server_side_encryption"),
+        ('kms_key_id = "k"\nserver_side_encryption = "AES256"', "kms_key_id goes with"),
+        ("attempts = 0", "attempts is 0; it is 1 to 100"),
+        ("attempts = 101", "attempts is 101"),
+        ("stall_timeout_seconds = 0", "stall_timeout_seconds is 0; it is 1 to 3600"),
+        ("stall_timeout_seconds = 3601", "stall_timeout_seconds is 3601"),
+        ('anonymous = true\nprofile = "work"', "anonymous reading takes no profile"),
+    ],
+)
+def test_what_s3_cannot_be_set_to_is_refused_naming_file_and_key(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    with pytest.raises(ProjectError, match=f"{SETTINGS_NAME}.*{says}"):
+        load_settings(write_settings(tmp_path, f"{MINIMAL}[s3]\n{text}\n"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://s3.example.com", "http://127.0.0.1:9000", "http://[::1]:80/", "https://h:443/", "https://h/s3"],
+)
+def test_an_endpoint_is_the_url_of_a_service(url: str) -> None:
+    assert check_endpoint(url) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "host",
+        "host:9000",
+        "//host",
+        "ftp://host",
+        "s3://bucket",
+        "https://",
+        "https://host?",
+        "https://host?secret",
+        "https://host#secret",
+        "https://host:secret",
+        "https://host:99999",
+        "https://ho st",
+        "https://host\n",
+        "https://host\x1b[2J",
+        "https://[::1",
+        "https://user:secret@host",
+        "https://secret@host:9000",
+        "https://@host",
+    ],
+)
+def test_anything_else_is_no_endpoint_and_is_not_repeated(url: str) -> None:
+    with pytest.raises(UsageError, match="an endpoint") as refused:
+        check_endpoint(url)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("region", ["us-east-1", "RegionOne", "a", "a" * 63])
+def test_a_region_is_a_name(region: str) -> None:
+    assert check_region(region) == region
+
+
+@pytest.mark.parametrize("region", ["", "-a", "a-", "a.b", "a_b", "a b", "a\n", "\u00e4", "a" * 64])
+def test_what_no_region_is_named_is_refused(region: str) -> None:
+    with pytest.raises(UsageError, match="is no region"):
+        check_region(region)
+
+
+def test_the_users_configuration_is_below_its_standard_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert config_dir() == tmp_path / "home/.config/benchkit"
+    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
+    assert config_dir() == tmp_path / "home/.config/benchkit"
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/xdg")
+    assert config_dir() == Path("/xdg/benchkit")
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
+def test_the_environment_has_credentials_where_it_names_any(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not environment_has_credentials()
+    monkeypatch.setenv(name, "")
+    assert not environment_has_credentials()
+    monkeypatch.setenv(name, "x")
+    assert environment_has_credentials()

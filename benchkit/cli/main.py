@@ -6,7 +6,20 @@ import sys
 from typing import NoReturn
 
 from benchkit.cli.app import make_app, run
-from benchkit.cli.commands import del_ds, project_info, show_ds, show_samples, simulate, startproject, verify
+from benchkit.cli.commands import (
+    clean,
+    configure,
+    del_ds,
+    doctor,
+    logout,
+    profile,
+    project_info,
+    show_ds,
+    show_samples,
+    simulate,
+    startproject,
+    verify,
+)
 
 app = make_app("Pack datasets, ship them through an object store, and stream them into training.")
 # The older form's second positional is for the command to answer.
@@ -20,9 +33,14 @@ app.command("start-project", hidden=True, epilog=startproject.EXAMPLE, context_s
 app.command("project-info", epilog=project_info.EXAMPLE)(project_info.project_info)
 app.command("show-ds", epilog=show_ds.EXAMPLE)(show_ds.show_ds)
 app.command("del-ds", epilog=del_ds.EXAMPLE)(del_ds.del_ds)
+app.command("clean", epilog=clean.EXAMPLE)(clean.clean)
 app.command("verify", epilog=verify.EXAMPLE)(verify.verify)
 app.command("simulate", epilog=simulate.EXAMPLE)(simulate.simulate)
 app.command("show-samples", epilog=show_samples.EXAMPLE)(show_samples.show_samples)
+app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
+app.command("configure", epilog=configure.EXAMPLE)(configure.configure)
+app.add_typer(profile.app, name="profile")
+app.command("logout", epilog=logout.EXAMPLE)(logout.logout)
 
 
 def main() -> NoReturn:

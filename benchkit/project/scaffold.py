@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchkit.errors import ProjectError, UsageError
 from benchkit.project.samples import SAMPLES_ARCHIVE, unpack_samples
-from benchkit.settings import SETTINGS_NAME
+from benchkit.settings import SETTINGS_NAME, S3Settings
 from benchkit.store.urls import check_url
 
 DEFAULT_REMOTE = "store"
@@ -42,11 +42,23 @@ remote = {remote}
 # [cache]
 # dir = "~/.cache/benchkit"
 # limit_bytes = 68_719_476_736
-"""
+
+# How a remote in an S3-compatible service is spoken to. Keys are no part of a project: "bench-kit configure".
+{s3}"""
+_S3_EXAMPLES = {
+    "endpoint_url": "https://s3.example.com",
+    "region": "eu-central-1",
+    "profile": "work",
+}
 
 
 def start_project(
-    parent: Path, name: str, *, remote: str | None = None, template: Path | None = None
+    parent: Path,
+    name: str,
+    *,
+    remote: str | None = None,
+    s3: S3Settings | None = None,
+    template: Path | None = None,
 ) -> Path:
     """Make the project `parent/name`: a copy of the template that runs untouched.
 
@@ -55,17 +67,20 @@ def start_project(
         name: The project's name: its folder and its id.
         remote: Where its datasets go, a URL or a path; a relative path is taken from `parent`. None is the
             folder `store` in the project.
+        s3: Endpoint, region and profile for a remote of `s3://`; the rest is left to be written by hand.
         template: The template's folder; None is the one that belongs to this package.
 
     Returns:
         The project's folder, absolute.
 
     Raises:
-        UsageError: The name or the remote cannot be used.
+        UsageError: The name or the remote cannot be used, or they do not go with `s3`.
         ProjectError: There is something in the way, or the folder cannot be written; nothing is left behind.
     """
     target = Path(os.path.abspath(parent)) / check_project_name(name)
-    settings = settings_text(name, remote=absolute_remote(remote, parent=target.parent))
+    if s3 and not (remote or "").startswith("s3://"):
+        raise UsageError("endpoint, region and profile go with a remote of s3://bucket/prefix: add --remote")
+    settings = settings_text(name, remote=absolute_remote(remote, parent=target.parent), s3=s3)
     source = template or find_template()
     try:
         if not _is_free(target):
@@ -122,15 +137,21 @@ def absolute_remote(remote: str | None, *, parent: Path) -> str:
     return remote if "://" in remote else os.path.abspath(parent / os.path.expanduser(remote))
 
 
-def settings_text(name: str, *, remote: str) -> str:
+def settings_text(name: str, *, remote: str, s3: S3Settings | None = None) -> str:
     """Return the text of a new project's `benchkit.toml`.
 
     Args:
         name: The project's id, printable.
         remote: A URL or a path, printable. The strings of JSON are strings of TOML too.
+        s3: Whose endpoint, region and profile are written; what is None is shown as a comment.
     """
+    given: dict[str, str | None] = {key: getattr(s3, key, None) for key in _S3_EXAMPLES}
+    lines = ["[s3]" if any(given.values()) else "# [s3]"]
+    for key, example in _S3_EXAMPLES.items():
+        value = given[key]
+        lines.append(f"{key} = {_quote(value)}" if value else f"# {key} = {_quote(example)}")
     return _SETTINGS_TEXT.format(
-        name=json.dumps(name, ensure_ascii=False), remote=json.dumps(remote, ensure_ascii=False)
+        name=_quote(name), remote=_quote(remote), s3="".join(f"{line}\n" for line in lines)
     )
 
 
@@ -141,6 +162,10 @@ def find_template() -> Path:
         if (folder / "manage.py").is_file():
             return folder
     raise ProjectError(f"the project template is missing from {package}: install benchkit again")
+
+
+def _quote(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _is_free(target: Path) -> bool:

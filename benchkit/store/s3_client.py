@@ -149,6 +149,14 @@ def credentials_source(settings: S3Settings) -> str:
     return "environment" if credentials.method == "env" else f"boto3: {credentials.method}"
 
 
+def failure_code(error: StoreError) -> str:
+    """Return the service's word for the failed request that an error tells of; empty where there was none."""
+    for cause in _causes(error):
+        if isinstance(cause, _failures()) and not isinstance(cause, StoreError):
+            return _describe(cause).code
+    return ""
+
+
 def _find_origin(settings: S3Settings) -> _Origin:
     import boto3  # noqa: PLC0415
     from botocore.exceptions import ProfileNotFound  # noqa: PLC0415

@@ -29,6 +29,15 @@ EXPIRED = frozenset(
         "UnauthorizedSSOTokenError",
     }
 )
+CREDENTIALS = EXPIRED | {
+    "CredentialRetrievalError",
+    "InvalidAccessKeyId",
+    "MetadataRetrievalError",
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "SignatureDoesNotMatch",
+}
+DENIED = frozenset({"403", "AccessDenied", "AllAccessDisabled", "Forbidden"})
 
 _TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 _TRANSIENT_CODES = frozenset(
@@ -117,7 +126,12 @@ _REASONS = {
     "NotImplemented": 'the service does not know what was asked: try checksums = "when_required" in [s3]',
     "MissingContentLength": 'the service wants plain uploads: try checksums = "when_required" in [s3]',
 }
-_REASONS |= dict.fromkeys(("403", "Forbidden", "AllAccessDisabled"), _REASONS["AccessDenied"])
+_REASONS |= dict.fromkeys(DENIED, _REASONS["AccessDenied"])
+# HEAD has no body to say which of the two it is.
+_REASONS["403"] = (
+    "access is denied: check access key and secret (bench-kit configure), or ask the bucket's owner for "
+    "{permission}"
+)
 _REASONS |= dict.fromkeys(
     EXPIRED,
     "the credentials have expired: renew them (bench-kit configure, aws sso login, AWS_SESSION_TOKEN) and "

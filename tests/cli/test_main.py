@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from benchkit.cli import main, manage
 from benchkit.cli.app import run
+from benchkit.settings import S3Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -115,6 +116,54 @@ def test_project_info_shows_the_project_as_text_and_as_json(
     assert code == 0
     assert f"project      {folder / 'digits'}" in output.splitlines()
     assert "cache limit  3.00 GiB" in output.splitlines()
+
+
+def test_startproject_takes_how_an_s3_remote_is_spoken_to(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--endpoint-url", "https://s3.example.com", "--region", "eu-1", "--profile", "work"]
+    code, output, errors = bench_kit("startproject", "p", *options, capsys=capsys)
+    assert (code, output) == (2, "")
+    assert "s3://bucket/prefix" in errors
+    code, output, _ = bench_kit("startproject", "p", "--remote", "s3://bucket/c", *options, capsys=capsys)
+    assert code == 0
+    assert "  bench-kit doctor" in output.splitlines()
+    assert load_settings(folder / "p").s3 == S3Settings(
+        endpoint_url="https://s3.example.com", region="eu-1", profile="work"
+    )
+
+    refused = ["--remote", "s3://bucket", "--endpoint-url", "https://me:sk-secret@host"]
+    code, output, errors = bench_kit("startproject", "q", *refused, capsys=capsys)
+    assert (code, output) == (2, "")
+    assert "must not carry a user or a password" in errors
+    assert "sk-secret" not in errors
+    assert [path.name for path in folder.iterdir()] == ["p"]
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_project_info_shows_how_s3_is_spoken_to_and_whose_credentials_without_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench_kit("startproject", "p", "--remote", "s3://bucket/c", "--region", "eu-1", capsys=capsys)
+    monkeypatch.chdir(folder / "p")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nobody-sees")
+
+    code, output, _ = bench_kit("project-info", "--json", capsys=capsys)
+    assert code == 0
+    info = json.loads(output)
+    assert (info["remote"], info["s3_region"], info["credentials"]) == (
+        "s3://bucket/c",
+        "eu-1",
+        "environment",
+    )
+    assert "s3_endpoint_url" not in info
+    assert "nobody-sees" not in output
+
+    monkeypatch.setenv("BENCHKIT_PROFILE", "work")
+    code, output, _ = bench_kit("project-info", capsys=capsys)
+    assert code == 0
+    assert "s3 profile   work" in output
+    assert "credentials  not usable: there is no profile 'work'" in output
 
 
 def test_outside_a_project_the_error_names_the_file_and_the_command(

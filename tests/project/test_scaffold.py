@@ -10,6 +10,7 @@ import pytest
 
 from benchkit.errors import ProjectError, UsageError
 from benchkit.project import scaffold
+from benchkit.settings import S3Settings, load_settings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -183,3 +184,44 @@ def test_a_fresh_clone_gets_its_samples_when_manage_first_runs(tmp_path: Path) -
         (template / name).write_bytes((TEMPLATE / name).read_bytes())
     scaffold.managed_project(tmp_path)
     assert len(list((template / "Datasets/digits").glob("*/*.png"))) == 1797
+
+
+S3_KEYS = {
+    "endpoint_url": "https://s3.example.com:9000",
+    "region": "eu-central-1",
+    "profile": 'a "b\\ \u00fc]',
+}
+
+
+@pytest.mark.parametrize("keys", [[], ["endpoint_url"], ["region"], ["profile"], list(S3_KEYS)])
+def test_a_remote_in_s3_is_written_with_the_keys_that_are_given_and_the_others_as_comments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: list[str]
+) -> None:
+    for name in ("BENCHKIT_REMOTE", "BENCHKIT_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    s3 = S3Settings(**{key: S3_KEYS[key] for key in keys})
+    project = scaffold.start_project(tmp_path, "p", remote="s3://bucket/prefix", s3=s3 if keys else None)
+    settings = load_settings(project)
+    assert settings.remote_url == "s3://bucket/prefix"
+    assert settings.s3 == s3
+    lines = (project / "benchkit.toml").read_text(encoding="utf-8").splitlines()
+    assert ("[s3]" if keys else "# [s3]") in lines
+    assert [key for key in S3_KEYS if any(line.startswith(f"# {key} = ") for line in lines)] == [
+        key for key in S3_KEYS if key not in keys
+    ]
+
+
+def test_what_is_a_comment_in_a_new_project_would_be_valid_without_its_mark(tmp_path: Path) -> None:
+    text = scaffold.settings_text("p", remote="s3://bucket")
+    marked = ("# [", "# dir =", "# limit_bytes =", *(f"# {key} =" for key in S3_KEYS))
+    lines = [line[2:] if line.startswith(marked) else line for line in text.splitlines()]
+    tables = tomllib.loads("\n".join(lines))
+    assert tables.keys() == {"project", "cache", "s3"}
+    assert S3Settings(**tables["s3"]).region == "eu-central-1"
+
+
+@pytest.mark.parametrize("remote", [None, "/data/store", "file:///data/store", "s3bucket/prefix"])
+def test_what_is_for_s3_is_refused_with_another_remote(tmp_path: Path, remote: str | None) -> None:
+    with pytest.raises(UsageError, match="go with a remote of s3://bucket/prefix"):
+        scaffold.start_project(tmp_path, "p", remote=remote, s3=S3Settings(region="eu-1"))
+    assert list(tmp_path.iterdir()) == []

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from benchkit.cli import render
+
+if TYPE_CHECKING:
+    from benchkit.settings import S3Settings
 
 EXAMPLE = "Example: bench-kit project-info --json"
 
@@ -20,7 +24,7 @@ def project_info(
     from benchkit.store.urls import check_url
 
     settings = load_settings()
-    info: dict[str, str | int] = {
+    info: dict[str, str | int | float] = {
         "id": settings.project_id,
         "project": str(settings.project),
         "remote": check_url(settings.remote_url),
@@ -28,6 +32,8 @@ def project_info(
         "cache_dir": str(settings.cache_dir),
         "cache_limit_bytes": settings.cache_limit_bytes,
     }
+    if settings.remote_url.startswith("s3://"):
+        info |= _s3_fields(settings.s3)
     if as_json:
         print(json.dumps(info, indent=2))
         return
@@ -36,3 +42,18 @@ def project_info(
         (name.replace("_", " "), str(value)) for name, value in info.items() if name != "cache_limit_bytes"
     ]
     print(render.pairs([*rows, ("cache limit", limit)]))
+
+
+def _s3_fields(s3: S3Settings) -> dict[str, str | int | float]:
+    """Return what is set, and where the credentials come from: nothing secret is in either."""
+    from benchkit.errors import BenchKitError
+    from benchkit.settings import S3Settings
+    from benchkit.store.s3_client import credentials_source
+
+    plain = S3Settings()
+    names = [key.name for key in fields(s3) if getattr(s3, key.name) != getattr(plain, key.name)]
+    try:
+        credentials = credentials_source(s3)
+    except BenchKitError as error:
+        credentials = f"not usable: {error}"
+    return {f"s3_{name}": getattr(s3, name) for name in names} | {"credentials": credentials}
