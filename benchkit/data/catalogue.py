@@ -1,18 +1,17 @@
 """The catalogue: which datasets and versions a store holds, and how a version is published.
 
 A manifest's object name carries its number and its digest, so no put overwrites another's. Where two
-publishers took the same number, the smaller digest keeps it; whoever sees that publishes the other again
-under the next number, and then removes it from the first.
+publishers took the same number, the first by the store's clock keeps it; of those of one time, the smaller
+digest. Whoever publishes moves the others to the next number, and until then readers do not see them.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from benchkit.errors import NotFoundError, ObjectNotFoundError
+from benchkit.errors import CorruptError, FormatError, NotFoundError, ObjectNotFoundError, UsageError
 from benchkit.format import layout
 from benchkit.format.manifest import (
     MAX_MANIFEST_BYTES,
@@ -23,6 +22,7 @@ from benchkit.format.manifest import (
 )
 from benchkit.store.base import Store
 
+_READINGS = 2
 _LOOKS = 20
 _PAUSE_SECONDS = 0.01
 
@@ -59,16 +59,36 @@ def open_catalogue(store: Store, *, create: bool = False) -> None:
         store.write(layout.MARKER_NAME, layout.marker_bytes())
 
 
+def dataset_of(name: str) -> str | None:
+    """Return the dataset that an object belongs to by its name, or None where it belongs to none."""
+    parts = name.removeprefix(layout.DATASETS).split("/")
+    if len(parts) < 2 or not name.startswith(layout.DATASETS):
+        return None
+    try:
+        return layout.check_dataset_name(parts[0])
+    except UsageError:
+        return None
+
+
 def list_datasets(store: Store) -> list[str]:
     """Return the names of the datasets that have a published version, in order of name."""
-    names = {info.name.split("/")[1] for info in store.list(layout.DATASETS) if "/versions/" in info.name}
-    return sorted(name for name in names if list_versions(store, name))
+    found = set()
+    for info in store.list(layout.DATASETS):
+        dataset = dataset_of(info.name)
+        if dataset and layout.parse_version_name(dataset, info.name):
+            found.add(dataset)
+    return sorted(found)
 
 
 def list_versions(store: Store, dataset: str) -> list[Version]:
     """Return the published versions of a dataset, oldest first; none is an empty list."""
-    versions = {version.number: version for version in reversed(_list_manifests(store, dataset))}
-    return [versions[number] for number in sorted(versions)]
+    return _part(_list_manifests(store, dataset))[0]
+
+
+def list_superseded(store: Store, dataset: str) -> list[Version]:
+    """Return the manifests that lost their number, and have been published again under another."""
+    manifests = _list_manifests(store, dataset)
+    return [loser for loser in _part(manifests)[1] if _is_moved(loser, manifests)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +101,15 @@ class VersionSummary:
         chunks: Chunks.
         stored_bytes: Their sizes as stored.
         shared_bytes: Those of the chunks that an earlier version of the dataset has too.
+        error: Why the manifest cannot be read, so that the numbers are 0; empty where it can.
     """
 
     version: Version
-    samples: int
-    chunks: int
-    stored_bytes: int
-    shared_bytes: int
+    samples: int = 0
+    chunks: int = 0
+    stored_bytes: int = 0
+    shared_bytes: int = 0
+    error: str = ""
 
 
 def list_summaries(store: Store) -> list[VersionSummary]:
@@ -96,7 +118,13 @@ def list_summaries(store: Store) -> list[VersionSummary]:
     for dataset in list_datasets(store):
         earlier: set[str] = set()
         for version in list_versions(store, dataset):
-            manifest = read_manifest(store, version)
+            try:
+                manifest = read_manifest(store, version)
+            except ObjectNotFoundError:
+                continue  # it has just been deleted
+            except (CorruptError, FormatError) as error:
+                summaries.append(VersionSummary(version=version, error=str(error)))
+                continue
             objects = dict(manifest.objects())
             shared = sum(size for name, size in objects.items() if name in earlier)
             summaries.append(
@@ -151,30 +179,39 @@ def parse_label(label: str) -> tuple[str, int | None]:
 
 
 def read_manifest(store: Store, version: Version) -> Manifest:
-    """Return the manifest of a version, its digest checked.
+    """Return the manifest of a version, its digest checked; wrong bytes are read once more.
 
     Raises:
         ObjectNotFoundError: The version has been deleted.
         CorruptError: Its bytes are not what was written.
         FormatError: It is of a newer format.
     """
-    data = store.read(version.object_name, length=_manifest_size(store, version))
-    return decode_manifest(data, dataset=version.dataset, digest=version.digest)
+    return decode_manifest(_read_bytes(store, version), dataset=version.dataset, digest=version.digest)
 
 
 def is_intact(store: Store, version: Version, manifest: Manifest) -> bool:
     """Return whether the version's object holds the very bytes of the manifest."""
-    return store.read(version.object_name, length=_manifest_size(store, version)) == encode_manifest(manifest)
+    return _read_bytes(store, version) == encode_manifest(manifest)
 
 
-def _manifest_size(store: Store, version: Version) -> int | None:
-    """Return the bytes to read: one more than a manifest may have is enough to refuse it."""
-    info = store.stat(version.object_name)
-    return min(info.size, MAX_MANIFEST_BYTES + 1) if info else None
+def _read_bytes(store: Store, version: Version) -> bytes:
+    """Return the bytes of a manifest, read once more where a first reading has not its digest."""
+    data = b""
+    for _ in range(_READINGS):
+        info = store.stat(version.object_name)
+        # One byte more than a manifest may have is enough to refuse it.
+        length = min(info.size, MAX_MANIFEST_BYTES + 1) if info else None
+        data = store.read(version.object_name, length=length)
+        if manifest_digest(data) == version.digest:
+            break
+    return data
 
 
 def publish(store: Store, manifest: Manifest) -> tuple[Version, bool]:
     """Publish the manifest as the next version, unless the newest says the same; its chunks must be there.
+
+    Killed at any moment it leaves the manifest unpublished, or published, or where another publisher of the
+    same number keeps it: then it is seen when somebody publishes next.
 
     Returns:
         The version that holds the manifest, and whether it is new.
@@ -189,43 +226,54 @@ def publish(store: Store, manifest: Manifest) -> tuple[Version, bool]:
     number = versions[-1].number + 1 if versions else 1
     store.write(layout.version_name(manifest.dataset, number, digest), data)
     for look in range(_LOOKS):
-        while _move_loser(store, manifest.dataset):
-            pass
-        # Somebody may be moving it at this moment: a listing can miss the old name and not yet have the new.
-        for version in reversed(list_versions(store, manifest.dataset)):
-            if version.digest == digest:
+        for version in reversed(_settle(store, manifest.dataset)):
+            if version.digest == digest and version.number >= number:
                 return version, True
+        # Somebody may be moving it at this moment: a listing in several parts can miss the old name and not
+        # yet have the new.
         time.sleep(look * _PAUSE_SECONDS)
     raise NotFoundError(
         f"the new version of {manifest.dataset!r} vanished from {store.url}: publish it again"
     )
 
 
-def _move_loser(store: Store, dataset: str) -> bool:
-    """Move one manifest whose number belongs to a smaller digest to the next free one; False: there is none.
+def _settle(store: Store, dataset: str) -> list[Version]:
+    """Move every manifest that lost its number to the next free one, and return the versions.
 
-    Every publisher does this after its put, for others too: one that looked before the other's put came in
-    does not know that it lost its number.
+    Every publisher does this after its put, for others too: one that was killed cannot, and one that looked
+    before the winner's put came in does not know that it lost.
     """
-    entries = _list_manifests(store, dataset)
-    for winner, loser in itertools.pairwise(entries):
-        if winner.number == loser.number:
-            moved = any(entry.digest == loser.digest and entry.number > loser.number for entry in entries)
-            if not moved:
-                target = layout.version_name(dataset, entries[-1].number + 1, loser.digest)
-                with suppress(ObjectNotFoundError):  # another publisher has just moved it
-                    store.write(target, store.read(loser.object_name))
-            store.delete(loser.object_name)
-            return True
-    return False
+    while True:
+        manifests = _list_manifests(store, dataset)
+        versions, losers = _part(manifests)
+        if not losers:
+            return versions
+        if not _is_moved(losers[0], manifests):
+            target = layout.version_name(dataset, versions[-1].number + 1, losers[0].digest)
+            with suppress(ObjectNotFoundError):  # another publisher has just moved it
+                store.write(target, _read_bytes(store, losers[0]))
+        store.delete(losers[0].object_name)
+
+
+def _part(manifests: list[Version]) -> tuple[list[Version], list[Version]]:
+    """Return the first manifest of every number, and those that lost theirs, both in order."""
+    versions = {manifest.number: manifest for manifest in reversed(manifests)}
+    return (
+        [versions[number] for number in sorted(versions)],
+        [manifest for manifest in manifests if manifest is not versions[manifest.number]],
+    )
+
+
+def _is_moved(loser: Version, manifests: list[Version]) -> bool:
+    return any(other.digest == loser.digest and other.number > loser.number for other in manifests)
 
 
 def _list_manifests(store: Store, dataset: str) -> list[Version]:
-    """Return every manifest in the store by number and digest, those that lost their number included."""
+    """Return every manifest in the store by number; of one number, those first that have the better right."""
     found = []
     for info in store.list(layout.versions_prefix(dataset)):
         parsed = layout.parse_version_name(dataset, info.name)
         if parsed:
             number, digest = parsed
             found.append(Version(dataset=dataset, number=number, digest=digest, modified=info.modified))
-    return sorted(found, key=lambda version: (version.number, version.digest))
+    return sorted(found, key=lambda version: (version.number, version.modified, version.digest))

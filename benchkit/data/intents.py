@@ -55,23 +55,25 @@ def decode_intent(data: bytes, *, dataset: str, what: str) -> set[str]:
     return {prefix + chunk for chunk in chunks}
 
 
-def list_intents(store: Store, dataset: str) -> tuple[list[ObjectInfo], list[ObjectInfo]]:
+def list_intents(
+    store: Store, dataset: str, *, young_seconds: float = YOUNG_SECONDS
+) -> tuple[list[ObjectInfo], list[ObjectInfo]]:
     """Return the young intents and the old ones, by the store's clock."""
     intents = list(store.list(layout.uploads_prefix(dataset)))
     if not intents:
         return [], []
-    oldest = _read_clock(store, dataset) - YOUNG_SECONDS
-    young = [info for info in intents if info.modified >= oldest]
-    return young, [info for info in intents if info.modified < oldest]
+    oldest = read_clock(store, dataset) - young_seconds
+    young = [info for info in intents if info.modified > oldest]
+    return young, [info for info in intents if info.modified <= oldest]
 
 
-def intended_chunks(store: Store, dataset: str) -> Iterator[str]:
+def intended_chunks(store: Store, dataset: str, *, young_seconds: float = YOUNG_SECONDS) -> Iterator[str]:
     """Yield the object names of the chunks that running uploads count on.
 
     Raises:
         FormatError: A young intent cannot be read, so that what it counts on is not known.
     """
-    young, _ = list_intents(store, dataset)
+    young, _ = list_intents(store, dataset, young_seconds=young_seconds)
     for info in young:
         try:
             data = store.read(info.name)
@@ -80,8 +82,8 @@ def intended_chunks(store: Store, dataset: str) -> Iterator[str]:
         yield from decode_intent(data, dataset=dataset, what=f"{info.name} in {store.url}")
 
 
-def _read_clock(store: Store, dataset: str) -> float:
-    """Return the store's time: that of an object written now."""
+def read_clock(store: Store, dataset: str) -> float:
+    """Return the store's time: that of an object written now, an intent that counts on nothing."""
     name = new_intent_name(dataset)
     store.write(name, encode_intent(dataset, ()))
     try:

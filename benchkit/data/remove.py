@@ -7,18 +7,14 @@ an upload that runs, names it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from benchkit.data.catalogue import Version, find_version, read_manifest
-from benchkit.data.intents import intended_chunks, list_intents
-from benchkit.errors import CorruptError, FormatError, ObjectNotFoundError, StoreError
+from benchkit.data.intents import list_intents
+from benchkit.data.named import NamedChunks, chunk_objects
+from benchkit.errors import CorruptError, FormatError
 from benchkit.format import layout
-from benchkit.format.manifest import Manifest
 from benchkit.store.base import Store
-
-_BATCH_CHUNKS = 64
-"""After so many chunks it is looked again which ones are counted on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +56,7 @@ def plan_removal(store: Store, dataset: str, number: int | None = None) -> Remov
     else:
         manifests = {version.object_name: manifests[version.object_name]}
         candidates = {name: present[name] for name in _readable_chunks(store, version) if name in present}
-    named = _Named(store, dataset).chunks(without=manifests)
+    named = NamedChunks(store, dataset).look(without=manifests)
     chunks = {name: size for name, size in candidates.items() if name not in named}
     return Removal(
         dataset=dataset,
@@ -80,65 +76,12 @@ def remove(store: Store, removal: Removal) -> None:
     """
     for name in (*removal.manifests, *removal.intents):
         store.delete(name)
-    named = _Named(store, removal.dataset)
-    gone: set[str] = set()
-    for start in range(0, len(removal.chunks), _BATCH_CHUNKS):
-        spared = named.chunks(without=removal.manifests)
-        for name in removal.chunks[start : start + _BATCH_CHUNKS]:
-            if name not in spared:
-                store.delete(name)
-                gone.add(name)
-    lost = gone & named.chunks(without=removal.manifests) if gone else gone
-    lost = {name for name in lost if store.stat(name) is None}
-    if lost:
-        raise StoreError(
-            f"an upload of {removal.dataset!r} to {store.url} began while chunks were removed, and counts on "
-            f"{len(lost)} of them: upload it again with: python manage.py migrate-data {removal.dataset} --up"
-        )
-
-
-class _Named:
-    """The chunks that manifests and running uploads name; a manifest is read once, for it never changes."""
-
-    def __init__(self, store: Store, dataset: str) -> None:
-        self._store = store
-        self._dataset = dataset
-        self._manifests: dict[str, set[str]] = {}
-
-    def chunks(self, *, without: Collection[str]) -> set[str]:
-        """Return the object names of all chunks that are named now, by other manifests than these."""
-        named = set(intended_chunks(self._store, self._dataset))
-        for info in self._store.list(layout.versions_prefix(self._dataset)):
-            parsed = layout.parse_version_name(self._dataset, info.name)
-            if parsed and info.name not in without:
-                if info.name not in self._manifests:
-                    number, digest = parsed
-                    version = Version(
-                        dataset=self._dataset, number=number, digest=digest, modified=info.modified
-                    )
-                    self._manifests[info.name] = self._read(version)
-                named |= self._manifests[info.name]
-        return named
-
-    def _read(self, version: Version) -> set[str]:
-        try:
-            return _chunk_objects(read_manifest(self._store, version))
-        except ObjectNotFoundError:
-            return set()  # removed since it was listed
-        except (CorruptError, FormatError) as error:
-            raise type(error)(
-                f"{error}; which chunks {version.label} needs is not known, so none can be removed: "
-                f"remove that version first, or the whole dataset"
-            ) from error
+    NamedChunks(store, removal.dataset).remove_others(removal.chunks, without=removal.manifests)
 
 
 def _readable_chunks(store: Store, version: Version) -> set[str]:
     """Return the chunks of a version that is to go; none where its manifest cannot be read."""
     try:
-        return _chunk_objects(read_manifest(store, version))
+        return chunk_objects(read_manifest(store, version))
     except (CorruptError, FormatError):
         return set()
-
-
-def _chunk_objects(manifest: Manifest) -> set[str]:
-    return {name for name, _ in manifest.objects()}

@@ -73,6 +73,9 @@ def upload(
 ) -> UploadReport:
     """Publish the newest version of staging in the remote store, unless it is the newest there.
 
+    Staging need not hold the chunks that the remote has. For each chunk that is sent one object is written;
+    beside that it takes a few requests, however many chunks there are.
+
     Args:
         staging: Where the dataset was packed.
         remote: Where it goes.
@@ -82,8 +85,8 @@ def upload(
 
     Raises:
         NotFoundError: The dataset has not been packed.
-        CorruptError: A staged chunk is not what its name says; those that are not have been removed from
-            staging, so that packing writes them again.
+        CorruptError: A chunk that the remote lacks is not in staging, or is not what its name says: such ones
+            have been removed from staging, so that packing writes them again.
         StoreError: One of the stores failed.
     """
     started = time.monotonic()
@@ -180,8 +183,8 @@ class _Sending:
             if not damaged:
                 raise
             raise CorruptError(
-                f"{error}; staging now lacks {damaged} chunks, for damaged ones were removed: "
-                f"pack them again with: python manage.py migrate-data {self._manifest.dataset}"
+                f"{error}; staging now lacks {damaged} chunks, and {self._remote.url} does too (damaged ones "
+                f"were removed): pack them again with: python manage.py migrate-data {self._manifest.dataset}"
             ) from error
         self.sent += report.sent
         self.bytes_sent += report.bytes_sent

@@ -17,6 +17,9 @@ from benchkit.format.manifest import ChunkEntry, Manifest
 from benchkit.format.sample import ReadRange, read_files, read_label
 from benchkit.store.base import Store
 
+ATTEMPTS = 2
+"""How often bytes that turn out wrong are fetched."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyProgress:
@@ -39,6 +42,7 @@ class VerifyReport:
         samples: Live samples of the version.
         bytes: Stored bytes of its chunks.
         problems: What is wrong, a line each; empty when nothing is.
+        damaged: The chunks whose objects are missing, of a wrong size, or twice gave wrong bytes.
     """
 
     version: Version
@@ -47,6 +51,7 @@ class VerifyReport:
     samples: int
     bytes: int
     problems: tuple[str, ...]
+    damaged: tuple[ChunkEntry, ...]
 
 
 def verify(
@@ -64,6 +69,7 @@ def verify(
         dataset: Name of the dataset.
         number: Number of the version; None is the newest.
         full: Check every digest and index, and read every sample; else presence and size of its objects.
+            Wrong bytes are fetched once more, since they may be right in the store.
         on_progress: Is told how far it has come.
 
     Raises:
@@ -104,43 +110,52 @@ def verify(
         samples=manifest.samples,
         bytes=manifest.stored_bytes,
         problems=tuple(problems),
+        damaged=tuple(checker.damaged),
     )
 
 
 class _Checker:
-    """Checks the chunks of one version."""
+    """Checks the chunks of one version, and collects those whose objects are damaged."""
 
     def __init__(self, store: Store, version: Version, manifest: Manifest) -> None:
         self._store = store
         self._version = version
         self._manifest = manifest
         self._sizes = {info.name: info.size for info in store.list(chunks_prefix(version.dataset))}
+        self.damaged: list[ChunkEntry] = []
 
-    def check(self, chunk: ChunkEntry, *, full: bool) -> Iterator[str]:
-        """Yield what is wrong with a chunk."""
+    def check(self, chunk: ChunkEntry, *, full: bool) -> list[str]:
+        """Return what is wrong with a chunk."""
         name = self._manifest.chunk_object(chunk)
         what = f"chunk {name.rpartition('/')[2]} of {self._version.label}"
         size = self._sizes.get(name)
+        if size is None and (info := self._store.stat(name)):  # staging does not list what the remote has
+            size = info.size
+        fault = ""
         if size is None:
-            yield f"{what} is missing from {self._store.url}"
+            fault = f"{what} is missing from {self._store.url}"
         elif size != chunk.stored_bytes:
-            yield f"{what} has {size} bytes in {self._store.url}, expected {chunk.stored_bytes}"
+            fault = f"{what} has {size} bytes in {self._store.url}, expected {chunk.stored_bytes}"
         elif full:
-            yield from self._check_bytes(name, chunk, what)
+            with tempfile.TemporaryFile(buffering=0) as tar:
+                for _ in range(ATTEMPTS):
+                    index, why = self._fetch(name, chunk, tar.fileno(), what)
+                    if index:
+                        return list(_check_samples(chunk, index, tar.fileno(), what))
+                fault = f"{what} in {self._store.url} is corrupt: {why}"
+        if fault:
+            self.damaged.append(chunk)
+        return [fault] if fault else []
 
-    def _check_bytes(self, name: str, chunk: ChunkEntry, what: str) -> Iterator[str]:
-        with tempfile.TemporaryFile(buffering=0) as tar:
-            try:
-                fault = unpack_chunk(self._store.stream(name), chunk, tar.fileno())
-                index = None if fault else self._read_index(chunk, tar.fileno(), what)
-            except ObjectNotFoundError:
-                fault, index = "it has just been removed", None
-            except (CorruptError, FormatError) as error:
-                fault, index = str(error), None
-            if fault:
-                yield f"{what} in {self._store.url} is corrupt: {fault}"
-            if index:
-                yield from _check_samples(chunk, index, tar.fileno(), what)
+    def _fetch(self, name: str, chunk: ChunkEntry, tar: int, what: str) -> tuple[ChunkIndex | None, str]:
+        """Write the chunk's tar to an open file; return its index, or None and what is wrong with it."""
+        try:
+            fault = unpack_chunk(self._store.stream(name), chunk, tar)
+            return (None, fault) if fault else (self._read_index(chunk, tar, what), "")
+        except ObjectNotFoundError:
+            return None, "it has just been removed"
+        except (CorruptError, FormatError) as error:
+            return None, str(error)
 
     def _read_index(self, chunk: ChunkEntry, tar: int, what: str) -> ChunkIndex:
         place = chunk.index

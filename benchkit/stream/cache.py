@@ -11,8 +11,11 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+from benchkit.data.catalogue import Version
 from benchkit.errors import BenchKitError, CacheError, StallError, UsageError
 from benchkit.format.manifest import ChunkEntry
 from benchkit.store.base import Store
@@ -21,13 +24,13 @@ from benchkit.stream.cache_folder import CacheFolder, allocate, unlink_same
 from benchkit.stream.eviction import smallest_limit
 from benchkit.stream.fetch import fetch_tar
 from benchkit.stream.open_chunk import OpenChunk
-from benchkit.stream.patience import Patience
+from benchkit.stream.patience import Patience, call_patiently, dump_stacks
 
 TIMEOUT_SECONDS = 300.0
 _NO_SPACE = {ENOSPC, EDQUOT}
 _SET_LIMIT = "set BENCHKIT_CACHE_LIMIT_BYTES, or limit_bytes under [cache] of benchkit.toml, to at least"
 _IDLE_SECONDS = 0.1
-"""How long a fetch may stand still before others give up what they could spare for it."""
+"""How long a fetch may wait for room before others are asked to give up what they could spare for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,7 @@ class _Wanted:
     name: str
     chunk: ChunkEntry
     what: str
+    version: Version | None
     make_room: Callable[[], bool]
     patience: Patience
 
@@ -96,6 +100,7 @@ class ChunkCache:
         chunk: ChunkEntry,
         *,
         what: str,
+        version: Version | None = None,
         make_room: Callable[[], bool] | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> OpenChunk:
@@ -108,14 +113,18 @@ class ChunkCache:
             name: The name of its object.
             chunk: What the manifest says of it.
             what: The chunk in words, for messages: `chunk 3f9a….tar.zst of train@3`.
+            version: The version that is read, to be looked for where the chunk is missing.
             make_room: Called when there is no room, here or in a process that fetches this chunk: closes an
                 open chunk that the caller can spare for now, and returns whether there was one.
-            timeout_seconds: The longest wait for other processes without anything moving; 0 waits for none.
+            timeout_seconds: The longest wait, for other processes or the store, without anything moving; 0
+                waits for no other process, and for the store as long as it takes.
 
         Raises:
+            NotFoundError: The chunk is missing, and the version too: it has been deleted.
             CorruptError: The store does not hold the bytes that the manifest names.
             CacheError: The limit leaves no room, the disk is full, or the folder cannot be used.
-            StallError: Another process has the chunk or the folder locked and gets nowhere.
+            StallError: The store gives nothing, or another process has the chunk or the folder locked and
+                gets nowhere.
             StoreError: The store failed.
         """
         wanted = _Wanted(
@@ -123,6 +132,7 @@ class ChunkCache:
             name=name,
             chunk=chunk,
             what=what,
+            version=version,
             make_room=make_room or _keep_all,
             patience=Patience(timeout_seconds),
         )
@@ -135,7 +145,7 @@ class ChunkCache:
                 part = open_locked(folder.part_path(chunk.tar), shared=False, create=True, blocking=False)
                 if part is None:
                     _await_fetch(folder, wanted)
-                elif opened := self._fetch(folder, part, wanted):
+                elif opened := self._fetch_in_time(folder, part, wanted):
                     return opened
 
     def discard(self, opened: OpenChunk) -> None:
@@ -145,6 +155,22 @@ class ChunkCache:
         """
         with self._translated(), opened:
             CacheFolder(self.folder).remove(opened.path, opened.file)
+
+    def last_call(self) -> int:
+        """Return when a process last called for room that others hold, nanoseconds since 1970; 0 is never."""
+        return CacheFolder(self.folder).last_call()
+
+    def _fetch_in_time(self, folder: CacheFolder, part: LockedFile, wanted: _Wanted) -> OpenChunk | None:
+        """Fetch as `_fetch` does, and give up when nothing comes."""
+        fetch, seconds = partial(self._fetch, folder, part, wanted), wanted.patience.seconds
+        if not seconds:
+            return fetch()
+        return call_patiently(
+            fetch,
+            state=partial(_part_state, folder, wanted),
+            seconds=seconds,
+            what=f"the fetch of {wanted.what} from {wanted.store.url}",
+        )
 
     def _fetch(self, folder: CacheFolder, part: LockedFile, wanted: _Wanted) -> OpenChunk | None:
         """Fill the `.part`, which is ours, and publish it; None when that is needless or was undone."""
@@ -170,7 +196,7 @@ class ChunkCache:
             self._reserve(folder, part, wanted)
             try:
                 allocate(part.fd, chunk.tar_bytes)
-                fetch_tar(wanted.store, wanted.name, chunk, part.fd, what=wanted.what)
+                fetch_tar(wanted.store, wanted.name, chunk, part.fd, what=wanted.what, version=wanted.version)
             except BenchKitError:
                 raise
             except OSError as error:
@@ -198,6 +224,8 @@ class ChunkCache:
         while excess := folder.reserve(part, size=size, limit_bytes=self.limit_bytes):
             if wanted.make_room():
                 continue
+            if patience.idle_seconds > _IDLE_SECONDS:
+                folder.call_for_room()
             if not patience.pause():
                 held = self.limit_bytes + excess - size
                 raise CacheError(
@@ -232,20 +260,38 @@ def _open_cached(folder: CacheFolder, wanted: _Wanted) -> OpenChunk | None:
 
 def _await_fetch(folder: CacheFolder, wanted: _Wanted) -> None:
     """Wait a moment for the process that fetches the chunk."""
-    path, patience = folder.part_path(wanted.chunk.tar), wanted.patience
-    try:
-        status = path.stat()
-    except FileNotFoundError:
+    patience, state = wanted.patience, _part_state(folder, wanted)
+    if state is None:
         return
-    patience.see((status.st_ino, status.st_size, status.st_mtime_ns))
-    waits_for_room = status.st_size == 0 and patience.idle_seconds > _IDLE_SECONDS
+    patience.see(state)
+    waits_for_room = state.size == 0 and patience.idle_seconds > _IDLE_SECONDS
     if waits_for_room and wanted.make_room():  # what this process holds may be in its way
         patience.renew()
     if not patience.pause():
+        if patience.seconds:
+            dump_stacks()
         raise StallError(
-            f"{wanted.what} is being fetched by another process, which has got nothing for "
-            f"{patience.seconds:g} s: end that process (lslocks shows who holds {path})"
+            f"{wanted.what} is being fetched by another process or thread, which has got nothing from "
+            f"{wanted.store.url} for {patience.seconds:g} s: see whether that answers, or end the process "
+            f"(lslocks shows who holds {folder.part_path(wanted.chunk.tar)})"
         )
+
+
+class _PartState(NamedTuple):
+    """What changes as long as a fetch moves."""
+
+    inode: int
+    size: int
+    changed_ns: int
+
+
+def _part_state(folder: CacheFolder, wanted: _Wanted) -> _PartState | None:
+    """Return how far the fetch of the chunk is, whoever makes it; None where there is no `.part`."""
+    try:
+        status = folder.part_path(wanted.chunk.tar).stat()
+    except FileNotFoundError:
+        return None
+    return _PartState(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _keep_all() -> bool:

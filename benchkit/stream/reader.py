@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from benchkit.data.catalogue import Version
 from benchkit.errors import CorruptError, DatasetError
 from benchkit.format.digests import digest_bytes
 from benchkit.format.index import ChunkIndex, decode_index
 from benchkit.format.manifest import Manifest
 from benchkit.format.sample import MemberFile, read_files, read_label
 from benchkit.store.base import Store
-from benchkit.stream.cache import ChunkCache
+from benchkit.stream.cache import TIMEOUT_SECONDS, ChunkCache
+from benchkit.stream.calls import CallListener
 from benchkit.stream.open_chunk import OpenChunk
+from benchkit.stream.patience import call_patiently
 
 Row = tuple[Any, list[MemberFile] | None]
 
@@ -35,33 +41,46 @@ class _Opened:
 class ChunkReader:
     """Reads rows by chunk and live row, holding chunks open from one to the next.
 
+    What is open and not being read is closed when another process calls for room.
+
     Args:
         store: Where the chunks are.
         cache: The machine's cache.
-        manifest: The version.
-        label: The version as people write it, for messages.
+        manifest: What the version's chunks are.
+        version: The version.
 
     Attributes:
         keep: The most chunks held open at once, but for the one in use; the least recently used is let go.
+        timeout_seconds: The longest wait for a chunk without anything moving.
         rows_read: Rows sliced out of chunks so far, in this process.
         chunks_opened: Chunks opened for that so far.
     """
 
-    def __init__(self, *, store: Store, cache: ChunkCache, manifest: Manifest, label: str, keep: int) -> None:
+    def __init__(
+        self, *, store: Store, cache: ChunkCache, manifest: Manifest, version: Version, keep: int
+    ) -> None:
         self._store = store
         self._cache = cache
         self._manifest = manifest
-        self._label = label
+        self._version = version
         self.keep = keep
-        self._opened: OrderedDict[int, _Opened] = OrderedDict()
-        self._refetched: set[int] = set()
-        self._pid = os.getpid()
+        self.timeout_seconds = TIMEOUT_SECONDS
+        self._begin()
         self.rows_read = 0
         self.chunks_opened: set[int] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind: a reader in another process opens its own."""
-        return self.__dict__ | {"_opened": OrderedDict(), "_refetched": set(), "_pid": -1}
+        gone = dict.fromkeys(("_opened", "_refetched", "_in_use", "_listener"))
+        return self.__dict__ | gone | {"_pid": -1}
+
+    def _begin(self) -> None:
+        """Hold nothing, as a process does that has just made, forked or unpickled the reader."""
+        self._opened: OrderedDict[int, _Opened] = OrderedDict()
+        self._refetched: set[int] = set()
+        self._in_use = threading.RLock()
+        self._listener = CallListener(self)
+        self._pid = os.getpid()
 
     def read(self, chunk: int, live_row: int) -> Row:
         """Return label and files of a live row, every byte checked.
@@ -69,64 +88,90 @@ class ChunkReader:
         Raises:
             CorruptError: The chunk is corrupt in the store too: it was fetched again once.
         """
-        while True:
-            opened = self._open(chunk)
-            row = live_row if opened.live is None else int(opened.live[live_row])
-            try:
-                self.rows_read += 1
-                label = read_label(opened.index, row, opened.tar.read, what=opened.what)
-                return label, read_files(opened.index, row, opened.tar.read, what=opened.what)
-            except CorruptError as error:
-                self.rows_read -= 1
-                self._discard(chunk, error)
+        with self._used():
+            while True:
+                opened = self._open(chunk)
+                row = live_row if opened.live is None else int(opened.live[live_row])
+                try:
+                    label = read_label(opened.index, row, opened.tar.read, what=opened.what)
+                    files = read_files(opened.index, row, opened.tar.read, what=opened.what)
+                except CorruptError as error:
+                    self._discard(chunk, error)
+                else:
+                    self.rows_read += 1
+                    return label, files
 
     def describe(self, chunk: int, live_row: int) -> str:
         """Return a row as people look for it: key, original files, chunk, dataset and version."""
-        opened = self._open(chunk)
-        row = live_row if opened.live is None else int(opened.live[live_row])
-        files = ", ".join(repr(name) for name in opened.index.file_names(row)) or "no files"
-        key = self._decode_index(opened.tar, chunk).key(row)
-        return f"sample {key!r} ({files}) in {opened.what}"
+        with self._used():
+            opened = self._open(chunk)
+            row = live_row if opened.live is None else int(opened.live[live_row])
+            files = ", ".join(repr(name) for name in opened.index.file_names(row)) or "no files"
+            key = self._decode_index(opened.tar, chunk).key(row)
+            return f"sample {key!r} ({files}) in {opened.what}"
 
     def describe_chunk(self, chunk: int) -> str:
         """Return a chunk as people look for it: the start of its name, dataset and version."""
         entry = self._manifest.chunks[chunk]
         suffix = ".tar.zst" if entry.codec == "zstd" else ".tar"
-        return f"chunk {entry.stored[:12]}…{suffix} of {self._label}"
+        return f"chunk {entry.stored[:12]}…{suffix} of {self._version.label}"
 
     def fetch(self, chunk: int) -> OpenChunk:
         """Return the cached tar of a chunk, fetched when missing; the caller closes it."""
         entry = self._manifest.chunks[chunk]
         name = self._manifest.chunk_object(entry)
         return self._cache.open(
-            self._store, name, entry, what=self.describe_chunk(chunk), make_room=self._let_go
+            self._store,
+            name,
+            entry,
+            what=self.describe_chunk(chunk),
+            version=self._version,
+            make_room=self._let_go,
+            timeout_seconds=self.timeout_seconds,
         )
 
     def fetch_ahead(self, chunk: int) -> OpenChunk:
         """Return the cached tar of a chunk, from any thread, without waiting where there is no room."""
         entry = self._manifest.chunks[chunk]
         name = self._manifest.chunk_object(entry)
-        return self._cache.open(self._store, name, entry, what=self.describe_chunk(chunk), timeout_seconds=0)
+        what = self.describe_chunk(chunk)
+        return self._cache.open(self._store, name, entry, what=what, version=self._version, timeout_seconds=0)
 
     def trim(self) -> None:
         """Let all chunks go but those to keep."""
-        while len(self._opened) > self.keep:
-            self._let_go()
+        with self._used():
+            while len(self._opened) > self.keep:
+                self._let_go()
 
     def let_go(self) -> None:
-        """Let all chunks go."""
-        while self._let_go():
-            pass
+        """Let all chunks go: the pass is over."""
+        self.give_way()
+        self._listener.stop()
+
+    def last_call(self) -> int:
+        """Return when somebody last called for room, nanoseconds since 1970."""
+        return self._cache.last_call()
+
+    def give_way(self) -> None:
+        """Let all chunks go that are not being read."""
+        with self._used():
+            while self._let_go():
+                pass
+
+    def _used(self) -> AbstractContextManager[Any]:
+        """Return the lock under which chunks are opened, read and closed."""
+        if self._pid != os.getpid():  # after a fork the parent's files and its lock are not ours
+            self._begin()
+        return self._in_use
 
     def _open(self, chunk: int) -> _Opened:
-        if self._pid != os.getpid():  # after a fork the parent's files are not ours
-            self._opened, self._refetched, self._pid = OrderedDict(), set(), os.getpid()
         opened = self._opened.get(chunk)
         if opened is None:
             while len(self._opened) >= max(self.keep, 1):
                 self._let_go()
             opened = self._opened[chunk] = self._load(chunk)
             self.chunks_opened.add(chunk)
+            self._listener.start()
         self._opened.move_to_end(chunk)
         return opened
 
@@ -148,7 +193,12 @@ class ChunkReader:
         if place.tar_offset is not None:
             data = tar.read(place.tar_offset, place.tar_length)
         else:
-            data = self._store.read(str(place.object), start=place.offset, length=place.length)
+            data = call_patiently(
+                partial(self._store.read, str(place.object), start=place.offset, length=place.length),
+                state=bool,
+                seconds=self.timeout_seconds,
+                what=f"reading the index of {what} from {self._store.url}",
+            )
         if digest_bytes(data) != place.digest:
             raise CorruptError(f"the index of {what} is not what the manifest says")
         return decode_index(data, tar_bytes=entry.tar_bytes, samples=entry.samples, what=what)

@@ -107,9 +107,74 @@ def test_verify_lists_every_damaged_chunk_in_both_stores(
         assert first.startswith("error: train@1 has 2 problems")
         for path in damaged:
             assert sum(path.name in problem and words in problem for problem in problems) == 1
-        assert "python manage.py migrate-data train --" in problems[-1]
+        assert problems[-1].startswith("to mend chunks: bench-kit verify train@1 ")
+        assert problems[-1].endswith(" --repair")
         assert "Traceback" not in done.stderr
         assert done.stdout == ""
+
+
+def test_show_ds_shows_the_others_beside_a_version_that_cannot_be_read(migrated: Scratch) -> None:
+    publish_a_part(migrated)
+    one, _ = migrated.versions("store")
+    flip(one)
+    done = migrated.bench_kit("show-ds")
+    assert done.returncode == CorruptError.exit_code
+    _, first, second = done.stdout.splitlines()
+    assert first.startswith("train@1 ")
+    assert "unreadable: the manifest" in first
+    assert second.split()[0] == "train@2"
+    assert done.stderr.startswith("error: train@1 cannot be read: the manifest ")
+    done = migrated.bench_kit("show-ds", "--json")
+    assert done.returncode == CorruptError.exit_code
+    unreadable, whole = json.loads(done.stdout)
+    assert "is corrupt" in unreadable["error"]
+    assert (unreadable["version"], whole["version"], "error" in whole) == (1, 2, False)
+
+
+def test_verify_repairs_from_staging_when_it_is_told_to(migrated: Scratch) -> None:
+    first, second, third = migrated.chunks("store")
+    flip(first)
+    second.unlink()
+    refused = migrated.bench_kit("verify", "train", "--full", "--repair")
+    assert_refused(refused, UsageError, "--yes")
+    done = migrated.bench_kit("verify", "train", "--full", "--repair", "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("train@1: 2 chunks sent again from staging, 0 chunks removed\n")
+    assert migrated.bench_kit("verify", "train", "--full").returncode == 0
+
+    staged = migrated.root / "ProjectDatasets/datasets/train/chunks" / third.name
+    staged.unlink()
+    flip(third)
+    done = migrated.bench_kit("verify", "train", "--full", "--repair", "--yes")
+    assert done.returncode == CorruptError.exit_code
+    assert "0 chunks sent again from staging, 1 chunk removed" in done.stdout
+    assert "lacks 1 chunk, which staging does not hold" in done.stderr
+    assert "python manage.py migrate-data train" in done.stderr
+    assert not third.exists()
+    migrated.migrate("train", "--zip", "--up", "--chunk-mib", "1")
+    assert migrated.bench_kit("verify", "train", "--full").returncode == 0
+
+
+def test_verify_asks_before_it_repairs(migrated: Scratch) -> None:
+    [damaged, *_] = migrated.chunks("store")
+    flip(damaged)
+    before = migrated.objects("store")
+    command: list[str | Path] = [BENCH_KIT, "verify", "train", "--full", "--repair"]
+    out, _ = migrated.on_terminal(command, typed=b"n\n", code=1)
+    assert b"Send 1 chunk again from staging? " in out
+    assert migrated.objects("store") == before
+    migrated.on_terminal(command, typed=b"y\n")
+    assert migrated.bench_kit("verify", "train", "--full").returncode == 0
+
+
+def test_del_ds_lists_what_one_version_alone_would_free(migrated: Scratch) -> None:
+    publish_a_part(migrated)
+    before = migrated.objects("store")
+    done = migrated.bench_kit("del-ds", "train@1", "--dry-run")
+    assert done.returncode == 0
+    assert done.stdout.startswith("would delete train@1 in file://")
+    assert "1 version, 1 chunk" in done.stdout
+    assert migrated.objects("store") == before
 
 
 @pytest.mark.parametrize("command", [["verify"], ["del-ds", "--yes"], ["del-ds", "--dry-run"]])

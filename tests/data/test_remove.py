@@ -14,6 +14,7 @@ from benchkit.data.catalogue import find_version, list_datasets, list_versions, 
 from benchkit.data.intents import YOUNG_SECONDS, encode_intent, new_intent_name
 from benchkit.data.pack import PackReport
 from benchkit.data.remove import plan_removal, remove
+from benchkit.data.upload import upload
 from benchkit.errors import CorruptError, FormatError, NotFoundError, StoreError
 from benchkit.store.base import Store
 from benchkit.store.local import LocalStore
@@ -32,11 +33,13 @@ def present(store: Store) -> set[str]:
 
 
 @pytest.fixture
-def two_versions(many: Any, pack_small: Pack, staging: LocalStore) -> LocalStore:
+def two_versions(many: Any, pack_small: Pack, staging: LocalStore, tmp_path: Path) -> LocalStore:
     """Return a store with two versions that share all chunks but one."""
     pack_small(many)
     many.labels[0] = "other"
-    pack_small(many)
+    afresh = LocalStore(tmp_path / "afresh")  # built upon, the first chunk would be kept, with a dead row
+    pack_small(many, staging=afresh)
+    upload(afresh, staging, "train")
     return staging
 
 

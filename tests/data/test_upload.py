@@ -98,11 +98,11 @@ def test_a_new_version_sends_only_chunks_that_the_remote_lacks(
     many: Any, pack_small: Pack, staging: LocalStore, remote: Watched, read_back: Callable[..., Any]
 ) -> None:
     pack_small(many)
-    first = upload(staging, remote, "train")
+    upload(staging, remote, "train")
     many.labels[5] = "another"
-    pack_small(many)
+    packed = pack_small(many)
     second = upload(staging, remote, "train")
-    assert (second.version.number, second.chunks_sent, second.chunks_skipped) == (2, 1, first.chunks_sent - 1)
+    assert (second.version.number, second.chunks_sent, second.chunks_skipped) == (2, 1, packed.chunks - 1)
     assert read_back(remote)["data/2/00005.bin"][0] == "another"
     assert read_back(remote, number=1)["data/2/00005.bin"][0] == 5
 
@@ -196,6 +196,39 @@ def test_a_missing_staged_chunk_is_an_error_saying_what_to_do(
     chunk_paths(staging)[0].unlink()
     with pytest.raises(CorruptError, match=r"staging now lacks 1 chunks.*migrate-data train"):
         upload(staging, remote, "train")
+
+
+def test_chunks_that_only_the_remote_holds_are_not_asked_of_staging(
+    many: Any, pack_small: Pack, staging: LocalStore, remote: Watched, read_back: Callable[..., Any]
+) -> None:
+    pack_small(many)
+    upload(staging, remote, "train")
+    many.labels[5] = "another"
+    packed = pack_small(many)
+    for name, _ in read_manifest(staging, find_version(staging, "train", number=1)).objects():
+        staging.delete(name)
+    second = upload(staging, remote, "train")
+    assert (second.version.number, second.chunks_sent, second.chunks_skipped) == (2, 1, packed.chunks - 1)
+    assert len(read_back(remote)) == 300
+
+
+@pytest.mark.parametrize("chunk_bytes", [16 << 10, 128 << 10])
+def test_a_chunk_costs_one_request_beside_a_few_for_the_whole_upload(
+    many: Any, pack_small: Pack, staging: LocalStore, chunk_bytes: int
+) -> None:
+    class Asked(Watched):
+        requests = 0
+
+        def __getattribute__(self, name: str) -> Any:
+            if name in ("read", "stream", "stat", "list", "delete"):
+                self.requests += 1
+            return super().__getattribute__(name)
+
+    packed = pack_small(many, chunk_bytes=chunk_bytes)
+    remote = Asked()
+    upload(staging, remote, "train")
+    assert len(remote.written) == packed.chunks + 3
+    assert remote.requests <= 8
 
 
 def test_a_chunk_of_the_wrong_size_in_the_remote_is_sent_again(

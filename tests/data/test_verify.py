@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,36 @@ def test_all_problems_are_found_not_only_the_first(
         assert word in problem
 
 
+def test_a_chunk_whose_bytes_are_wrong_on_the_way_is_fetched_once_more(
+    packed: PackReport, staging: LocalStore
+) -> None:
+    class Flipping(LocalStore):
+        def stream(self, name: str) -> Iterator[bytes]:
+            streamed.append(name)
+            for block in super().stream(name):
+                yield block if streamed.count(name) > flips else block[:-1] + bytes([block[-1] ^ 1])
+
+    store = Flipping(staging.root)
+    flips, streamed = 1, list[str]()
+    assert verify(store, "train", full=True).problems == ()
+    assert len(streamed) == 2 * packed.chunks
+    flips, streamed = 2, []
+    assert len(verify(store, "train", full=True).damaged) == packed.chunks
+    assert len(streamed) == 2 * packed.chunks
+
+
+def test_damaged_chunks_are_told_and_those_whose_samples_alone_are_wrong_are_not(
+    packed: PackReport, staging: LocalStore, flip: Callable[..., None]
+) -> None:
+    manifest = read_manifest(staging, packed.version)
+    names = [manifest.chunk_object(chunk) for chunk in manifest.chunks]
+    staging.delete(names[0])
+    staging.write(names[1], b"")
+    flip(staging.root / names[2], 700)
+    assert verify(staging, "train", full=False).damaged == manifest.chunks[:2]
+    assert verify(staging, "train", full=True).damaged == manifest.chunks[:3]
+
+
 def test_two_chunks_swapped_are_found(packed: PackReport, staging: LocalStore) -> None:
     manifest = read_manifest(staging, packed.version)
     by_size = sorted(manifest.chunks, key=lambda chunk: chunk.stored_bytes)
@@ -149,8 +179,10 @@ def test_samples_that_do_not_match_their_index_are_each_named(tmp_path: Path, st
     entry, data = write_chunk(tmp_path / "chunk.tar", 5)
     data = data.replace(b"data 1", b"DATA 1").replace(b"data 3", b"DATA 3")
     publish_chunk(staging, with_digests(entry, data), data)
-    problems = verify(staging, "train", full=True).problems
+    report = verify(staging, "train", full=True)
+    problems = report.problems
     assert len(problems) == 2
+    assert report.damaged == ()
     assert all("'f.bin'" in problem and "checksum" in problem for problem in problems)
 
 

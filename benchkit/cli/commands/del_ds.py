@@ -27,9 +27,9 @@ def del_ds(
     from benchkit.data.catalogue import open_catalogue, parse_label
     from benchkit.data.remove import plan_removal, remove
     from benchkit.settings import load_settings
-    from benchkit.store.urls import open_store
+    from benchkit.store.urls import open_remote
 
-    store = open_store(load_settings().remote_url)
+    store = open_remote(load_settings())
     open_catalogue(store)
     label = name or _ask_name(store)
     removal = plan_removal(store, *parse_label(label))
