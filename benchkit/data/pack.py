@@ -1,43 +1,51 @@
 """Packing: a user's dataset becomes chunks and a manifest in staging, in parallel and in one pass.
 
-Walk, plan, segments, manifest. The output depends on the samples, the options and nothing else. What is
-finished is in the staging journal, so that packing that was killed goes on; nothing is seen of it before the
-manifest is written, last.
+Walk, comparison with the base, plan, segments, manifest. The output depends on the samples, the options and
+the version that it builds on, and nothing else. What is finished is in the staging journal, so that packing
+that was killed goes on; nothing is seen of it before the manifest is written, last.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from benchkit.data.base import adopt_base, find_base
 from benchkit.data.catalogue import Version, open_catalogue, publish
-from benchkit.data.journal import Journal, Segment
+from benchkit.data.compare import CompareJob, CompareTask, compare_chunk
+from benchkit.data.journal import Journal
+from benchkit.data.kept import Kept, KeptBuilder
 from benchkit.data.memory import give_back
 from benchkit.data.plan import PROBED_SAMPLES, Plan, choose_allowance, make_plan
 from benchkit.data.processor import ProcessorDataset
 from benchkit.data.samples import Samples
-from benchkit.data.segments import PackedSegment, PackJob, SegmentTask, measure_overhead, pack_segment
+from benchkit.data.segments import (
+    PackedSegment,
+    PackJob,
+    SegmentTask,
+    digest_options,
+    measure_overhead,
+    pack_segment,
+)
 from benchkit.data.walk import Walk, WalkBuilder, WalkedRange, split_walk, walk_range
 from benchkit.data.workers import WorkerPool
 from benchkit.errors import UsageError
-from benchkit.format import canonical
-from benchkit.format.chunk import CODECS, FRAME_BYTES, PROBE_RATIO, ZSTD_LEVEL, Codec
-from benchkit.format.digests import digest_bytes
-from benchkit.format.index import INDEX_FORMAT
+from benchkit.format.chunk import CODECS, Codec
 from benchkit.format.layout import check_dataset_name
-from benchkit.format.manifest import Manifest
+from benchkit.format.manifest import ChunkEntry, Manifest
+from benchkit.store.base import Store
 from benchkit.store.local import LocalStore
 
 CHUNK_BYTES = 32 << 20
 JOURNAL_FOLDER = Path(".benchkit") / "journal"
 """Below the project folder: nothing in staging is anything but an object of the store."""
 
-_SEGMENT_FORMAT = 1
-"""Part of a segment's digest: raised when packing would write other chunks from the same samples."""
+
+Stage = Literal["walk", "compare", "pack"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +53,14 @@ class PackProgress:
     """How far packing has come.
 
     Attributes:
-        stage: `walk` looks at the files, `pack` reads and writes them.
+        stage: `walk` looks at the files, `compare` at the version to build on, `pack` reads and writes files.
         samples: Samples done in this stage.
-        total_samples: All samples.
+        total_samples: All samples of this stage.
         bytes: Bytes of source files done in this stage.
-        total_bytes: Those of all samples; 0 in the walk, which finds it out.
+        total_bytes: Those of all, estimated where not all samples are packed; 0 where that is not known.
     """
 
-    stage: Literal["walk", "pack"]
+    stage: Stage
     samples: int
     total_samples: int
     bytes: int
@@ -67,8 +75,12 @@ class PackReport:
         version: The version in staging that holds the samples.
         new: Whether it was not there before.
         samples: Samples in it.
+        added: Those of them that the version to build on does not have.
+        changed: Those whose contents were others there.
+        removed: Samples that the version to build on alone has.
         chunks: Chunks in it.
         reused_chunks: Those of them that had been packed before.
+        dead_rows: Rows in them that are no samples of this version.
         bytes_read: Bytes of source files that were read.
         tar_bytes: Size of all chunks as plain tars.
         stored_bytes: Size of all chunks as stored.
@@ -78,8 +90,12 @@ class PackReport:
     version: Version
     new: bool
     samples: int
+    added: int
+    changed: int
+    removed: int
     chunks: int
     reused_chunks: int
+    dead_rows: int
     bytes_read: int
     tar_bytes: int
     stored_bytes: int
@@ -91,21 +107,28 @@ def pack(
     name: str,
     *,
     staging: LocalStore,
+    remote: Store | None = None,
     project: Path,
     chunk_bytes: int = CHUNK_BYTES,
     codec: Codec = "auto",
+    checksum: bool = False,
     workers: int | None = None,
     on_progress: Callable[[PackProgress], None] | None = None,
 ) -> PackReport:
     """Pack a dataset into staging, and publish it there unless the newest version is the same.
 
+    It builds on the newest version of the remote, or where there is none, of staging, if that was packed with
+    the same options: what has not changed is neither read nor written.
+
     Args:
         dataset: Says what the samples are.
         name: Name of the dataset.
-        staging: Where chunks, manifest and journal go.
+        staging: Where chunks and manifest go.
+        remote: The store that staging is uploaded to; staging need not hold the chunks that it has.
         project: The project folder: default keys are relative to it, and the journal lies in it.
         chunk_bytes: The size of a chunk before compression; a sample that is larger has a chunk of its own.
         codec: `auto` compresses a chunk where that pays.
+        checksum: Read all files to compare their contents, even those whose size and time are unchanged.
         workers: How many processes; None is one for each core. The output is the same for any number.
         on_progress: Is told, in this process, how far packing has come.
 
@@ -114,7 +137,8 @@ def pack(
         SampleError: A sample cannot be packed; the message names it.
         LabelTypeError: A label is of a type that cannot be stored.
         StallError: A worker process died.
-        StoreError: Staging cannot be written.
+        StoreError: Staging cannot be written, or the remote cannot be asked.
+        FormatError: The version to build on is of a newer format.
         UsageError: The name or an option is none.
     """
     started = time.monotonic()
@@ -128,24 +152,37 @@ def pack(
     count = samples.count()
     open_catalogue(staging, create=True)
     staging.sweep()
-    job = PackJob(samples=samples, name=name, staging=staging, chunk_bytes=chunk_bytes, codec=codec)
+    job = PackJob(
+        samples=samples,
+        name=name,
+        staging=staging,
+        remote=remote,
+        chunk_bytes=chunk_bytes,
+        codec=codec,
+        checksum=checksum,
+    )
     with Journal(project / JOURNAL_FOLDER / f"{name}.jsonl", name) as journal:
-        with WorkerPool(job, workers=workers or os.cpu_count() or 1) as pool:
-            packing = _Packing(job, pool, on_progress or (lambda _: None))
-            plan = packing.plan(packing.walk(count))
-            give_back()
-            segments = packing.write(plan, journal)
-        chunks = tuple(chunk for segment in segments for chunk in segment.segment.chunks)
+        base = find_base(staging, remote, name, chunk_bytes=chunk_bytes, codec=codec)
+        if base:
+            adopt_base(staging, base)
+        packing = _Packing(job, workers or os.cpu_count() or 1, journal, on_progress or (lambda _: None))
+        kept, segments = packing.run(count, base.manifest.chunks if base else ())
+        written = [chunk for segment in segments for chunk in segment.segment.chunks]
+        chunks = kept.merge(written)
         manifest = Manifest(dataset=name, chunk_bytes=chunk_bytes, codec=codec, chunks=chunks)
         version, new = publish(staging, manifest)
-        journal.rewrite(segment.segment for segment in segments)
+        journal.rewrite({chunk.stored for chunk in (*chunks, *(base.manifest.chunks if base else ()))})
     return PackReport(
         version=version,
         new=new,
         samples=count,
+        added=kept.added,
+        changed=kept.changed,
+        removed=kept.removed,
         chunks=len(chunks),
-        reused_chunks=sum(len(segment.segment.chunks) for segment in segments if segment.kept),
-        bytes_read=sum(segment.source_bytes for segment in segments if not segment.kept),
+        reused_chunks=sum(kept.flags) + sum(len(seg.segment.chunks) for seg in segments if seg.kept),
+        dead_rows=sum(chunk.samples - chunk.live for chunk in chunks),
+        bytes_read=kept.bytes_read + sum(segment.bytes_read for segment in segments),
         tar_bytes=manifest.tar_bytes,
         stored_bytes=manifest.stored_bytes,
         seconds=time.monotonic() - started,
@@ -156,48 +193,92 @@ class _Packing:
     """One packing on its way, in the process that leads it."""
 
     def __init__(
-        self, job: PackJob, pool: WorkerPool[PackJob], on_progress: Callable[[PackProgress], None]
+        self, job: PackJob, workers: int, journal: Journal, on_progress: Callable[[PackProgress], None]
     ) -> None:
         self._job = job
-        self._pool = pool
+        self._workers = workers
+        self._journal = journal
         self._on_progress = on_progress
 
-    def walk(self, count: int) -> Walk:
-        """Return what a walk over all samples finds."""
-        builder, samples, source_bytes = WalkBuilder(count), 0, 0
-        for found in self._pool.run(_walk_range, split_walk(count)):
-            builder.add(found)
-            samples += len(found.sizes)
-            source_bytes += found.source_bytes
-            self._tell("walk", samples, count, source_bytes, 0)
-        return builder.finish(self._job.samples)
-
-    def plan(self, walk: Walk) -> Plan:
-        """Return what goes where; the labels of some samples tell how much room labels need."""
-        probed = self._pool.run(measure_overhead, walk.order[:PROBED_SAMPLES].tolist())
-        return make_plan(
+    def run(self, count: int, base: Sequence[ChunkEntry]) -> tuple[Kept, list[PackedSegment]]:
+        """Return what is kept of the base's chunks, and the packed segments of all other samples."""
+        walk, allowance = self._walk(count)
+        give_back()
+        kept = self._compare(walk, base)
+        plan = make_plan(
             walk,
-            allowance=choose_allowance(list(probed)),
+            kept.order,
+            allowance=allowance,
             chunk_bytes=self._job.chunk_bytes,
-            options=_digest_options(self._job),
+            options=digest_options(self._job),
         )
+        del walk
+        give_back()
+        return kept, self._write(plan)
 
-    def write(self, plan: Plan, journal: Journal) -> list[PackedSegment]:
+    def _walk(self, count: int) -> tuple[Walk, int]:
+        """Return what a walk over all samples finds, and how much room the labels of some of them need."""
+        builder, samples, source_bytes = WalkBuilder(count), 0, 0
+        with WorkerPool(self._job, workers=self._workers) as pool:
+            for found in pool.run(_walk_range, split_walk(count)):
+                builder.add(found)
+                samples += len(found.sizes)
+                source_bytes += found.source_bytes
+                self._tell("walk", samples, count, source_bytes, 0)
+            walk = builder.finish(self._job.samples)
+            probed = pool.run(measure_overhead, walk.order[:PROBED_SAMPLES].tolist())
+            return walk, choose_allowance(list(probed))
+
+    def _compare(self, walk: Walk, base: Sequence[ChunkEntry]) -> Kept:
+        """Return what is kept of the base's chunks."""
+        builder, samples, source_bytes = KeptBuilder(walk.order, chunk_bytes=self._job.chunk_bytes), 0, 0
+        if base:
+            total = sum(chunk.live for chunk in base)
+            # The walk is inherited by processes that are forked now: it is much to hand over with a task.
+            with WorkerPool(CompareJob(job=self._job, walk=walk), workers=self._workers) as pool:
+                for chunk in pool.run(compare_chunk, self._list_chunks(base)):
+                    if chunk.facts:
+                        self._journal.add_facts(chunk.chunk.stored, chunk.facts)
+                    builder.add(chunk)
+                    samples += chunk.chunk.live
+                    source_bytes += chunk.source_bytes
+                    self._tell("compare", samples, total, source_bytes, 0)
+        return builder.finish()
+
+    def _write(self, plan: Plan) -> list[PackedSegment]:
         """Return the packed segments in written order, each in the journal as soon as it is finished."""
         packed: dict[int, PackedSegment] = {}
         samples, source_bytes = 0, 0
-        for segment in self._pool.run(pack_segment, _list_tasks(plan, journal.read())):
-            if not segment.kept:
-                journal.append(segment.segment)
-            packed[segment.number] = segment
-            samples += segment.samples
-            source_bytes += segment.source_bytes
-            self._tell("pack", samples, len(plan.order), source_bytes, plan.source_bytes)
+        if plan.segments:
+            with WorkerPool(self._job, workers=self._workers) as pool:
+                for segment in pool.run(pack_segment, self._list_segments(plan)):
+                    told = segment.segment
+                    if told != self._journal.segment(told.segment):
+                        self._journal.add_segment(told)
+                    # The facts are in the journal now; here they would take 8 bytes a sample.
+                    packed[segment.number] = replace(segment, segment=replace(told, facts=()))
+                    samples += segment.samples
+                    source_bytes += segment.source_bytes
+                    self._tell("pack", samples, len(plan.order), source_bytes, plan.source_bytes)
         return [packed[number] for number in range(len(plan.segments))]
 
-    def _tell(
-        self, stage: Literal["walk", "pack"], samples: int, total: int, done_bytes: int, total_bytes: int
-    ) -> None:
+    def _list_chunks(self, base: Sequence[ChunkEntry]) -> Iterator[CompareTask]:
+        for number, chunk in enumerate(base):
+            yield CompareTask(number=number, chunk=chunk, known=self._journal.facts(chunk.stored))
+
+    def _list_segments(self, plan: Plan) -> Iterator[SegmentTask]:
+        for number, segment in enumerate(plan.segments):
+            indices = plan.order[segment.start : segment.stop]
+            yield SegmentTask(
+                number=number,
+                segment=segment.digest,
+                indices=indices,
+                repeats=plan.repeats[indices],
+                checks=plan.checks[segment.start : segment.stop],
+                known=self._journal.segment(segment.digest),
+            )
+
+    def _tell(self, stage: Stage, samples: int, total: int, done_bytes: int, total_bytes: int) -> None:
         self._on_progress(
             PackProgress(
                 stage=stage, samples=samples, total_samples=total, bytes=done_bytes, total_bytes=total_bytes
@@ -207,30 +288,3 @@ class _Packing:
 
 def _walk_range(job: PackJob, indices: range) -> WalkedRange:
     return walk_range(job.samples, indices)
-
-
-def _list_tasks(plan: Plan, known: dict[str, Segment]) -> Iterator[SegmentTask]:
-    for number, segment in enumerate(plan.segments):
-        indices = plan.order[segment.start : segment.stop]
-        yield SegmentTask(
-            number=number,
-            segment=segment.digest,
-            indices=indices,
-            repeats=plan.repeats[indices],
-            checks=plan.checks[segment.start : segment.stop],
-            known=known.get(segment.digest),
-        )
-
-
-def _digest_options(job: PackJob) -> bytes:
-    """Return the digest of all that decides, beside the samples themselves, what their chunks are."""
-    options = [
-        _SEGMENT_FORMAT,
-        INDEX_FORMAT,
-        FRAME_BYTES,
-        ZSTD_LEVEL,
-        PROBE_RATIO,
-        job.chunk_bytes,
-        job.codec,
-    ]
-    return digest_bytes(canonical.encode(options)).encode()

@@ -37,11 +37,11 @@ class Plan:
     """What goes where, in at most 12 bytes a sample.
 
     Attributes:
-        order: The samples in written order, uint32, shape (N,).
-        checks: The first 4 bytes of each key's digest in that order, uint32, shape (N,).
+        order: The samples to pack, in written order, uint32, shape (n,).
+        checks: The first 4 bytes of each key's digest in that order, uint32, shape (n,).
         repeats: How many samples before each have the same default key, by index, uint32, shape (N,).
         segments: The segments in written order.
-        source_bytes: The sizes of all files together.
+        source_bytes: The sizes of all their files together; estimated where not all samples are packed.
     """
 
     order: npt.NDArray[np.uint32]
@@ -51,29 +51,31 @@ class Plan:
     source_bytes: int
 
 
-def make_plan(walk: Walk, *, allowance: int, chunk_bytes: int, options: bytes) -> Plan:
-    """Return the plan of what a walk found.
+def make_plan(
+    walk: Walk, order: npt.NDArray[np.uint32], *, allowance: int, chunk_bytes: int, options: bytes
+) -> Plan:
+    """Return the plan of samples that a walk found.
 
     Args:
-        walk: The samples.
+        walk: All samples.
+        order: Those to pack, in written order, uint32, shape (n,).
         allowance: Bytes that a sample is expected to take beside its files.
         chunk_bytes: The size of a chunk.
         options: Digest of all that decides, beside the samples, what their chunks are.
     """
-    expected = walk.sizes[walk.order]
+    expected = walk.sizes[order]
+    share = float(expected.sum()) / max(float(walk.sizes.sum()), 1.0)
     expected += np.uint64(allowance)
     segments = tuple(
-        PlannedSegment(
-            part.start, part.stop, digest_bytes(options + walk.digests[walk.order[part]].tobytes())
-        )
+        PlannedSegment(part.start, part.stop, digest_bytes(options + walk.digests[order[part]].tobytes()))
         for part in cut(expected, chunk_bytes=max(1, chunk_bytes - CHUNK_OVERHEAD))
     )
     return Plan(
-        order=walk.order,
-        checks=walk.digests.view("<u4")[walk.order, 0],
+        order=order,
+        checks=walk.digests.view("<u4")[order, 0],
         repeats=walk.repeats,
         segments=segments,
-        source_bytes=walk.source_bytes,
+        source_bytes=round(walk.source_bytes * share),
     )
 
 

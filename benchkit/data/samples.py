@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from benchkit.data.keys import KeyRoot, default_key, key_bytes, repeat_key
 from benchkit.data.processor import ProcessorDataset
 from benchkit.errors import DatasetError, LabelTypeError, SampleError
+from benchkit.format.digests import digest_key
 from benchkit.format.labels import EncodedLabel, encode_label
 
 MAX_SAMPLES = (1 << 32) - 1
@@ -106,6 +110,30 @@ class Samples:
             return key_bytes(key)
         except UnicodeEncodeError as error:
             raise SampleError(f"sample {index}: its key {key!r:.60} is no Unicode text: {error}") from error
+
+    def walked(
+        self, indices: npt.NDArray[np.uint32], repeats: npt.NDArray[np.uint32], checks: npt.NDArray[np.uint32]
+    ) -> Iterator[tuple[int, bytes, Sequence[str]]]:
+        """Yield index, key and paths of samples, which must be those that a walk found.
+
+        Args:
+            indices: The samples, uint32, shape (n,).
+            repeats: How often their default keys came before, uint32, shape (n,).
+            checks: The first 4 bytes of their keys' digests as the walk found them, uint32, shape (n,).
+
+        Raises:
+            SampleError: A key is another one now, or a method of the dataset fails.
+        """
+        # A view gives its numbers one by one, where a list would hold them all.
+        for index, repeat, check in zip(indices.data, repeats.data, checks.data, strict=True):
+            paths = self.paths(index)
+            key = self.key(index, paths, repeat)
+            if int.from_bytes(digest_key(key)[:4], "little") != check:
+                raise SampleError(
+                    f"sample {index}: its key is now {key.decode('utf-8', 'replace')!r:.200} and was another "
+                    "one before: get_file and get_key must return the same whenever they are called"
+                )
+            yield index, key, paths
 
     def label(self, index: int) -> EncodedLabel:
         """Return the sample's label as a chunk holds it.

@@ -1,29 +1,34 @@
-"""Segments: what one worker packs at a time, written as chunks into staging or kept as they stand there."""
+"""Segments: what one worker packs at a time, written as chunks into staging or kept as they were written."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from benchkit.data.journal import Segment
+from benchkit.data.rows import FACTS_BYTES, PackedRows, digest_facts
 from benchkit.data.samples import Samples
 from benchkit.data.sizes import CHUNK_OVERHEAD, file_bytes, overhead_bytes
-from benchkit.data.sources import FileFacts, check_unchanged, open_source, source_name, stat_source
-from benchkit.data.staged import StagedLabels, staged_index
-from benchkit.errors import SampleError
-from benchkit.format.chunk import ChunkWriter, Codec, SourceFile
-from benchkit.format.digests import Hasher, digest_key, new_hasher
+from benchkit.data.sources import check_unchanged, open_source, source_name
+from benchkit.data.staged import find_index
+from benchkit.format import canonical
+from benchkit.format.chunk import FRAME_BYTES, PROBE_RATIO, ZSTD_LEVEL, ChunkWriter, Codec, SourceFile
+from benchkit.format.digests import digest_bytes
+from benchkit.format.index import INDEX_FORMAT
 from benchkit.format.labels import EncodedLabel
 from benchkit.format.layout import chunk_name
 from benchkit.format.manifest import ChunkEntry
+from benchkit.store.base import Store
 from benchkit.store.local import LocalStore
 
 AT_ONCE_BYTES = 1 << 20
 """A file of at most this size is read in one go, until those of its sample fill four times as much."""
+
+_SEGMENT_FORMAT = 1
+"""Part of a segment's digest: raised when packing would write other chunks from the same samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,15 +39,19 @@ class PackJob:
         samples: The dataset.
         name: Its name.
         staging: Where chunks go.
+        remote: Where chunks are that staging need not have; None is nowhere.
         chunk_bytes: The size of a chunk, bytes of plain tar.
         codec: The codec asked for.
+        checksum: Compare contents even where sizes and times are what the journal knows.
     """
 
     samples: Samples
     name: str
     staging: LocalStore
+    remote: Store | None
     chunk_bytes: int
     codec: Codec
+    checksum: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +77,7 @@ class SegmentTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedSegment:
-    """A segment whose chunks are in staging.
+    """A segment whose chunks are in staging, or in the remote.
 
     Attributes:
         number: Where it stands among the segments.
@@ -76,6 +85,7 @@ class PackedSegment:
         samples: How many samples it has.
         kept: Whether its chunks were there already.
         source_bytes: The sizes of its files together.
+        bytes_read: Bytes of its files that were read, to compare and to pack them.
     """
 
     number: int
@@ -83,16 +93,32 @@ class PackedSegment:
     samples: int
     kept: bool
     source_bytes: int
+    bytes_read: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A sample ready to be written; `size` is what it takes in a chunk."""
+    """A sample ready to be written; `size` is what it takes in a chunk, `facts` tells its files."""
 
     key: bytes
     files: list[SourceFile]
     label: EncodedLabel
     size: int
+    facts: int
+
+
+def digest_options(job: PackJob) -> bytes:
+    """Return the digest of all that decides, beside the samples themselves, what their chunks are."""
+    options = [
+        _SEGMENT_FORMAT,
+        INDEX_FORMAT,
+        FRAME_BYTES,
+        ZSTD_LEVEL,
+        PROBE_RATIO,
+        job.chunk_bytes,
+        job.codec,
+    ]
+    return digest_bytes(canonical.encode(options)).encode()
 
 
 def measure_overhead(job: PackJob, index: int) -> int:
@@ -110,106 +136,96 @@ def pack_segment(job: PackJob, task: SegmentTask) -> PackedSegment:
         LabelTypeError: A label is of a type that cannot be stored.
         StoreError: Staging cannot be written.
     """
-    source_bytes = _find_current(job, task, task.known) if task.known else None
-    if task.known and source_bytes is not None:
-        segment, kept = task.known, True
-    else:
+    segment, source_bytes, bytes_read = _find_current(job, task, task.known) if task.known else (None, 0, 0)
+    kept = segment is not None
+    if segment is None:
         reader = _RowReader(job.samples, task)
-        chunks = tuple(_write_chunks(job, reader.rows()))
-        segment = Segment(segment=task.segment, sources=reader.sources.hexdigest(), chunks=chunks)
-        source_bytes, kept = reader.source_bytes, False
+        written = list(_write_chunks(job, reader.rows()))
+        segment = Segment(
+            segment=task.segment,
+            chunks=tuple(entry for entry, _ in written),
+            facts=tuple(facts for _, facts in written),
+        )
+        source_bytes, bytes_read = reader.source_bytes, bytes_read + reader.source_bytes
     return PackedSegment(
         number=task.number,
         segment=segment,
         samples=len(task.indices),
         kept=kept,
         source_bytes=source_bytes,
+        bytes_read=bytes_read,
     )
 
 
 class _RowReader:
-    """Reads the rows of a segment, and digests the facts of the files it reads."""
+    """Reads the rows of a segment."""
 
     def __init__(self, samples: Samples, task: SegmentTask) -> None:
         self._samples = samples
         self._task = task
-        self.sources = new_hasher()
         self.source_bytes = 0
 
     def rows(self) -> Iterator[_Row]:
         """Yield the samples in written order, each once."""
-        for index, key, paths in _list_rows(self._samples, self._task):
+        task = self._task
+        for index, key, paths in self._samples.walked(task.indices, task.repeats, task.checks):
             files, found, at_once, size = [], [], 4 * AT_ONCE_BYTES, 0
             for path in paths:
                 file, facts = open_source(index, path, at_once=min(at_once, AT_ONCE_BYTES))
                 at_once -= file.size
                 size += file_bytes(file.size)
-                _digest_facts(self.sources, path, facts)
                 self.source_bytes += file.size
                 files.append(file)
-                found.append((path, facts))
+                found.append(facts)
             label = self._samples.label(index)
-            for path, facts in found:  # the label may have been made of what they hold
+            for path, facts in zip(paths, found, strict=True):  # the label may be made of what they hold
                 check_unchanged(index, path, facts)
             size += overhead_bytes(key, [file.name for file in files], label)
-            yield _Row(key, files, label, size)
+            yield _Row(key, files, label, size, digest_facts(paths, found))
 
 
-def _list_rows(samples: Samples, task: SegmentTask) -> Iterator[tuple[int, bytes, Sequence[str]]]:
-    """Yield index, key and paths of the segment's samples, which must be those of the walk."""
-    # A view gives its numbers one by one, where a list would hold them all.
-    columns = (task.indices.data, task.repeats.data, task.checks.data)
-    for index, repeat, check in zip(*columns, strict=True):
-        paths = samples.paths(index)
-        key = samples.key(index, paths, repeat)
-        if int.from_bytes(digest_key(key)[:4], "little") != check:
-            raise SampleError(
-                f"sample {index}: its key is now {key.decode('utf-8', 'replace')!r:.200} and was another one "
-                "before: get_file and get_key must return the same whenever they are called"
-            )
-        yield index, key, paths
-
-
-def _write_chunks(job: PackJob, rows: Iterator[_Row]) -> Iterator[ChunkEntry]:
-    """Write rows into chunks, as many into each as fit, at least one."""
+def _write_chunks(job: PackJob, rows: Iterator[_Row]) -> Iterator[tuple[ChunkEntry, bytes]]:
+    """Write rows into chunks, as many into each as fit, at least one; yield each with its rows' facts."""
     room = job.chunk_bytes - CHUNK_OVERHEAD
     row = next(rows, None)
     while row is not None:
+        facts = bytearray()
         with job.staging.temporary() as temporary:
             writer, left = ChunkWriter(temporary.file, codec=job.codec), room
             while row is not None and (row.size <= left or not writer.samples):
                 writer.add_sample(row.key, row.files, row.label)
+                facts += row.facts.to_bytes(FACTS_BYTES, "little")
                 left -= row.size
                 row = next(rows, None)
             entry = writer.finish()
             job.staging.adopt(temporary, chunk_name(job.name, entry.stored, entry.codec))
-        yield entry
+        yield entry, bytes(facts)
 
 
-def _find_current(job: PackJob, task: SegmentTask, known: Segment) -> int | None:
-    """Return the bytes of the segment's files if packing it again would give the journal's chunks, else None.
+def _find_current(job: PackJob, task: SegmentTask, known: Segment) -> tuple[Segment | None, int, int]:
+    """Compare a segment's samples with the chunks that the journal names.
 
-    Files are known by their facts; labels are made anew, for they can change while no file does.
+    Returns:
+        The segment if packing it again would give these chunks, else None; the sizes of its files together;
+        and how many bytes of them were read.
     """
+    source_bytes = bytes_read = 0
+    rows = job.samples.walked(task.indices, task.repeats, task.checks)
+    facts = []
     if sum(chunk.samples for chunk in known.chunks) != len(task.indices):
-        return None
-    sources, source_bytes = new_hasher(), 0
-    rows = _list_rows(job.samples, task)
-    for chunk in known.chunks:
-        index = staged_index(job.staging, job.name, chunk)
+        return None, 0, 0
+    for chunk, told in zip(known.chunks, known.facts, strict=True):
+        index = find_index(job.staging, job.remote, job.name, chunk)
         if index is None:
-            return None
-        labels = StagedLabels(index)
-        for row, (number, _, paths) in enumerate(itertools.islice(rows, chunk.samples)):
-            for path in paths:
-                facts = stat_source(number, path)
-                _digest_facts(sources, path, facts)
-                source_bytes += facts.size
-            if not labels.match(row, job.samples.label(number)):
-                return None
-    return source_bytes if sources.hexdigest() == known.sources else None
-
-
-def _digest_facts(hasher: Hasher, path: str, facts: FileFacts) -> None:
-    # A path has no null byte, so that no two rows of facts give the same bytes.
-    hasher.update(b"%s\0%d %d\n" % (path.encode("utf-8", "surrogateescape"), facts.size, facts.mtime_ns))
+            return None, 0, bytes_read
+        packed = PackedRows(index, told, contents=job.checksum)
+        current = all(
+            packed.match(row, job.samples, number, paths)
+            for row, (number, _, paths) in zip(range(chunk.samples), rows, strict=False)
+        )
+        bytes_read += packed.bytes_read
+        if not current:
+            return None, 0, bytes_read
+        source_bytes += packed.source_bytes
+        facts.append(packed.facts)
+    return replace(known, facts=tuple(facts)), source_bytes, bytes_read

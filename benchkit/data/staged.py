@@ -1,59 +1,65 @@
-"""Staged chunks: whether those that the journal names still are what packing would write."""
+"""Packed chunks where they stand: their indices, read by range from staging or the remote store."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import zstandard
 
-from benchkit.errors import FormatError, StoreError
-from benchkit.format.digests import checksum, digest_bytes
+from benchkit.errors import FormatError, ObjectNotFoundError, StoreError
+from benchkit.format.digests import digest_bytes
 from benchkit.format.index import ChunkIndex, decode_index
-from benchkit.format.labels import EncodedLabel
 from benchkit.format.layout import chunk_name
 from benchkit.format.manifest import ChunkEntry
 from benchkit.store.base import Store
 
+_READINGS = 2
+"""Bytes that turn out wrong may be right in the store."""
 
-def staged_index(staging: Store, dataset: str, chunk: ChunkEntry) -> ChunkIndex | None:
-    """Return the index of a chunk that packing wrote, read by range; None where the chunk is not whole.
 
-    A chunk of the right size whose index has its digest counts as whole: uploading checks every byte.
+def find_index(staging: Store, remote: Store | None, dataset: str, chunk: ChunkEntry) -> ChunkIndex | None:
+    """Return the index of a chunk that packing wrote; None where neither store has the chunk whole.
+
+    A chunk of the right size whose index has its digest counts as whole: uploading checks every byte. What
+    staging has of a chunk that is whole in the remote alone is removed, or it would be taken for the chunk.
+
+    Raises:
+        StoreError: The remote failed; it is not known what it has.
     """
-    name = chunk_name(dataset, chunk.stored, chunk.codec)
-    place = chunk.index
     try:
-        info = staging.stat(name)
-        if info is None or info.size != chunk.stored_bytes or place.object is not None:
-            return None
-        data = staging.read(name, start=place.offset, length=place.length)
-        if chunk.codec == "zstd":
-            data = zstandard.ZstdDecompressor().decompress(data, max_output_size=place.tar_length)
-        if digest_bytes(data) != place.digest:
-            return None
-        return decode_index(data, tar_bytes=chunk.tar_bytes, samples=chunk.samples, what=name)
-    except (StoreError, FormatError, zstandard.ZstdError):
+        index = _read_index(staging, dataset, chunk)
+    except StoreError:
+        index = None  # what staging cannot read is written again, which says what is wrong with it
+    if index is None and remote:
+        try:
+            index = _read_index(remote, dataset, chunk)
+        except ObjectNotFoundError:
+            return None  # removed since it was looked at
+        name = chunk_name(dataset, chunk.stored, chunk.codec)
+        if index is not None and staging.stat(name):
+            staging.delete(name)
+    return index
+
+
+def _read_index(store: Store, dataset: str, chunk: ChunkEntry) -> ChunkIndex | None:
+    name, place = chunk_name(dataset, chunk.stored, chunk.codec), chunk.index
+    info = store.stat(name)
+    if info is None or info.size != chunk.stored_bytes or place.object is not None:
         return None
+    for _ in range(_READINGS):
+        data = _unpack(store.read(name, start=place.offset, length=place.length), chunk)
+        if digest_bytes(data) == place.digest:
+            with suppress(FormatError):
+                return decode_index(data, tar_bytes=chunk.tar_bytes, samples=chunk.samples, what=name)
+    return None
 
 
-class StagedLabels:
-    """The labels of a staged chunk, known by their kinds, sizes and checksums."""
-
-    def __init__(self, index: ChunkIndex) -> None:
-        files = index.sample_file[1:] - index.sample_file[:-1]
-        self._first = (index.sample_member[:-1] + files).tolist()
-        self._end = index.sample_member[1:].tolist()
-        self._sizes = index.member_size.tolist()
-        self._checksums = index.member_checksum.tolist()
-        self._kinds = [index.kinds[kind] for kind in index.kind.tolist()]
-
-    def match(self, row: int, label: EncodedLabel) -> bool:
-        """Return whether the row's label is this one."""
-        members = range(self._first[row], self._end[row])
-        parts = (label.text, *label.arrays)
-        return (
-            self._kinds[row] == label.kind
-            and len(members) == len(parts)
-            and all(
-                self._sizes[member] == len(part) and self._checksums[member] == checksum(part)
-                for member, part in zip(members, parts, strict=True)
-            )
-        )
+def _unpack(data: bytes, chunk: ChunkEntry) -> bytes:
+    """Return the plain bytes of an index; none where they are not what the manifest says."""
+    if chunk.codec == "none":
+        return data
+    with suppress(zstandard.ZstdError):
+        # Decompression takes what a frame says of its size for granted.
+        if zstandard.frame_content_size(data) == chunk.index.tar_length:
+            return zstandard.ZstdDecompressor().decompress(data)
+    return b""

@@ -54,6 +54,10 @@ class Walk:
     order: npt.NDArray[np.uint32]
     source_bytes: int
 
+    def describe(self, indices: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.uint32], ...]:
+        """Return what `Samples.walked` is told of samples: their indices, repeats and checks, each (n,)."""
+        return indices, self.repeats[indices], self.digests.view("<u4")[indices, 0]
+
 
 def split_walk(count: int) -> Iterator[range]:
     """Yield the samples 0 to count - 1 in ranges, a task each."""

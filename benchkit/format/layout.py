@@ -49,6 +49,12 @@ def chunks_prefix(dataset: str) -> str:
     return f"{dataset_prefix(dataset)}chunks/"
 
 
+def is_chunk_name(name: str) -> bool:
+    """Return whether an object is a chunk of some dataset by its name."""
+    parts = name.split("/")
+    return len(parts) == 4 and f"{parts[0]}/" == DATASETS and parts[2] == "chunks"
+
+
 def versions_prefix(dataset: str) -> str:
     """Return the prefix of a dataset's manifests."""
     return f"{dataset_prefix(dataset)}versions/"

@@ -15,8 +15,8 @@ from benchkit.format.layout import check_dataset_name
 from benchkit.format.manifest import Manifest
 from benchkit.settings import Settings, load_settings, read_local_world
 from benchkit.store.base import Store
-from benchkit.store.local import LocalStore
-from benchkit.store.urls import open_store
+from benchkit.store.layered import open_staging
+from benchkit.store.urls import open_remote
 from benchkit.stream.cache import ChunkCache
 from benchkit.stream.order import Order
 from benchkit.stream.reader import ChunkReader, Row, check_rows
@@ -74,11 +74,16 @@ class OpenedVersion:
         """The machine's cache."""
         return ChunkCache(folder=self.settings.cache_dir, limit_bytes=self.settings.cache_limit_bytes)
 
+    @cached_property
+    def largest_tar_bytes(self) -> int:
+        """Bytes of the largest tar."""
+        return max(chunk.tar_bytes for chunk in self.manifest.chunks)
+
     def room(self, *, workers: int) -> Room:
         """Return how many chunks each process of this machine may hold open."""
         return share_room(
             limit_bytes=self.settings.cache_limit_bytes,
-            largest_tar_bytes=max(chunk.tar_bytes for chunk in self.manifest.chunks),
+            largest_tar_bytes=self.largest_tar_bytes,
             lanes=self.selection.lanes,
             processes=read_local_world(),
             workers=workers,
@@ -91,7 +96,7 @@ class OpenedVersion:
             store=self.store,
             cache=self.cache,
             manifest=self.manifest,
-            label=self.version.label,
+            version=self.version,
             keep=1,
         )
 
@@ -104,7 +109,7 @@ def open_version(selection: Selection, *, digest: str | None = None) -> OpenedVe
         NotFoundError: The store has no such dataset or version.
     """
     settings = load_settings()
-    store: Store = open_store(settings.remote_url) if selection.cloud else LocalStore(settings.staging)
+    store: Store = open_remote(settings) if selection.cloud else open_staging(settings)
     open_catalogue(store)
     version = find_version(store, selection.name, number=selection.version, digest=digest)
     manifest = read_manifest(store, version)

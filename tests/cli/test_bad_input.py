@@ -452,6 +452,7 @@ def test_a_file_in_the_place_of_a_store_or_the_cache_is_an_error_that_names_it(m
     assert_refused(migrated.manage("migrate-data", "--up"), StoreError, str(migrated.root / "store"))
     migrated.cache.write_text("a file")
     assert_refused(migrated.manage("migrate-data", "--tdl"), CacheError, str(migrated.cache))
+    (migrated.root / "store").unlink()
     shutil.rmtree(migrated.root / "ProjectDatasets")
     (migrated.root / "ProjectDatasets").write_text("a file")
     done = migrated.manage("migrate-data", "--zip", "--workers", "1")

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.scratch import NOTES, ROOT, Scratch, table_rows
+from support.scratch import NOTES, ROOT, Scratch, assert_refused, table_rows
 
 from benchkit.data.catalogue import find_version, read_manifest
+from benchkit.errors import StoreError
 from benchkit.project.scaffold import TEMPLATE_FILES
 from benchkit.settings import SETTINGS_NAME
 from benchkit.store.local import LocalStore
@@ -49,7 +50,7 @@ def test_all_three_stages_run_in_plain_text_and_a_rerun_finds_all_unchanged_and_
     first = scratch.migrate("--workers", "2")
     heads, packed, tried_heads, tried, up_heads, uploaded, where = table_rows(first.stdout)
     assert (heads[0], tried_heads[0], up_heads[0]) == ("packed", "tried", "uploaded")
-    assert packed[:5] == ["train@1", "new", "40", "1", "0"]
+    assert packed[:6] == ["train@1", "new", "40", "+40", "1", "0"]
     assert tried[:4] == ["train@1", "40", "40", "2"]
     assert uploaded[:5] == ["train@1", "new", "1", "0", "1"]
     assert where == [f"to {(scratch.root / 'store').as_uri()}"]
@@ -58,7 +59,7 @@ def test_all_three_stages_run_in_plain_text_and_a_rerun_finds_all_unchanged_and_
     before = finished(scratch)
 
     _, packed, _, tried, _, uploaded, _ = table_rows(scratch.migrate("--workers", "2").stdout)
-    assert packed[:6] == ["train@1", "unchanged", "40", "1", "1", "0 B"]
+    assert packed[:7] == ["train@1", "unchanged", "40", "none", "1", "1", "0 B"]
     assert tried[0] == "train@1"
     assert uploaded[:6] == ["train@1", "unchanged", "1", "1", "0", "0 B"]
     assert finished(scratch) == before
@@ -110,15 +111,64 @@ def test_a_change_is_version_2_and_version_1_stays_whole(migrated: Scratch) -> N
 
     done = migrated.migrate("--chunk-mib", "1", "--workers", "2")
     _, packed, _, tried, _, uploaded, _ = table_rows(done.stdout)
-    assert packed[:3] == ["train@2", "new", "41"]
+    assert packed[:6] == ["train@2", "new", "41", "+1 ~1", "4", "3"]
     assert tried[:3] == ["train@2", "41", "41"]
-    assert uploaded[:2] == ["train@2", "new"]
+    assert uploaded[:5] == ["train@2", "new", "4", "3", "1"]
     assert first.read_bytes() == old
     store = LocalStore(migrated.root / "store")
     assert read_manifest(store, find_version(store, "train", number=1)).samples == 40
     for label in ("train@1", "train@2"):
         done = migrated.bench_kit("verify", label, "--full")
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_on_another_machine_only_what_changed_is_staged_tried_and_sent(
+    migrated: Scratch, migrated_once: Scratch
+) -> None:
+    shutil.rmtree(migrated.root / "ProjectDatasets")
+    shutil.rmtree(migrated.root / ".benchkit")
+    (migrated.root / "data/0003.txt").unlink()
+    (migrated.root / "data/0040.txt").write_bytes(b"000000040 added")
+    done = migrated.migrate("--chunk-mib", "1", "--workers", "2")
+    _, packed, _, tried, _, uploaded, _ = table_rows(done.stdout)
+    assert packed[:6] == ["train@2", "new", "40", "+1 -1", "4", "3"]
+    assert tried[:3] == ["train@2", "40", "40"]
+    assert uploaded[:5] == ["train@2", "new", "4", "3", "1"]
+    assert len(migrated.chunks("ProjectDatasets")) == 1
+    for options in ((), ("--staged",)):
+        done = migrated.bench_kit("verify", "train@2", "--full", *options)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_contents_that_change_with_neither_size_nor_time_are_found_with_checksum(migrated: Scratch) -> None:
+    migrated.migrate("--zip", "--chunk-mib", "1")  # its copy has paths that the journal does not know
+    path = migrated.root / "data/0007.txt"
+    time_ns = path.stat().st_mtime_ns
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    os.utime(path, ns=(time_ns, time_ns))
+    rows = [
+        table_rows(migrated.migrate("--zip", "--chunk-mib", "1", *options).stdout)[1]
+        for options in ((), ("--checksum",))
+    ]
+    assert [row[:4] for row in rows] == [
+        ["train@1", "unchanged", "40", "none"],
+        ["train@2", "new", "40", "~1"],
+    ]
+
+
+def test_a_remote_that_cannot_be_asked_ends_what_would_upload_before_it_packs(migrated: Scratch) -> None:
+    shutil.rmtree(migrated.root / "store")
+    (migrated.root / "store").write_text("a file")
+    (migrated.root / "data/0040.txt").write_bytes(b"000000040 added")
+    for options in ((), ("--zip", "--up")):
+        assert_refused(migrated.manage("migrate-data", *options), StoreError, "store is a file")
+        assert len(migrated.versions("ProjectDatasets")) == 1
+    done = migrated.manage("migrate-data", "--zip", "--chunk-mib", "1")
+    assert done.returncode == 0
+    assert done.stderr.startswith("the remote could not be asked (file:///")
+    assert done.stderr.endswith("): packing on top of staging's newest version\n")
+    assert done.stderr.count("\n") == 1
+    assert table_rows(done.stdout)[1][:6] == ["train@2", "new", "41", "+1", "4", "3"]
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:

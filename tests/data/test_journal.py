@@ -13,6 +13,8 @@ from benchkit.data.journal import Journal, Segment
 from benchkit.errors import StoreError, UsageError
 from benchkit.format.manifest import ChunkEntry, IndexPlace
 
+DIGESTS = {name: name * 64 for name in "abcd"}
+
 
 def segment(name: str, samples: int = 3) -> Segment:
     digest = (name * 64)[:64]
@@ -29,7 +31,12 @@ def segment(name: str, samples: int = 3) -> Segment:
         dead=b"",
         index=place,
     )
-    return Segment(segment=name, sources=f"files of {name}", chunks=(chunk, chunk))
+    return Segment(segment=name, chunks=(chunk, chunk), facts=(b"%8d" % samples,) * 2)
+
+
+def known(journal: Journal) -> set[str]:
+    """Return which of the segments a to d the journal knows, as they were written."""
+    return {name for name in "abcd" if journal.segment(name) == segment(name)}
 
 
 @pytest.fixture
@@ -39,34 +46,58 @@ def path(tmp_path: Path) -> Path:
 
 def test_finished_segments_are_read_back(path: Path) -> None:
     with Journal(path, "train") as journal:
-        assert journal.read() == {}
-        journal.append(segment("a"))
-        journal.append(segment("b"))
+        assert known(journal) == set()
+        journal.add_segment(segment("a"))
+        journal.add_segment(segment("b"))
+        assert known(journal) == {"a", "b"}
     with Journal(path, "train") as journal:
-        assert journal.read() == {"a": segment("a"), "b": segment("b")}
-        journal.append(segment("c"))
-        assert set(journal.read()) == {"a", "b", "c"}
+        assert known(journal) == {"a", "b"}
+        journal.add_segment(segment("c"))
+        assert known(journal) == {"a", "b", "c"}
 
 
-def test_the_last_line_of_a_segment_counts(path: Path) -> None:
+def test_facts_are_known_from_segments_and_from_comparisons(path: Path) -> None:
     with Journal(path, "train") as journal:
-        journal.append(segment("a", samples=3))
-        journal.append(segment("a", samples=4))
-        assert journal.read() == {"a": segment("a", samples=4)}
+        assert journal.facts(DIGESTS["a"]) == b""
+        journal.add_segment(segment("a"))
+        journal.add_facts(DIGESTS["b"], b"facts of b")
+        journal.add_facts(DIGESTS["c"], b"")
+    with Journal(path, "train") as journal:
+        assert [journal.facts(DIGESTS[name]) for name in "abcd"] == [b"       3", b"facts of b", b"", b""]
+
+
+def test_the_last_line_counts(path: Path) -> None:
+    with Journal(path, "train") as journal:
+        journal.add_segment(segment("a", samples=3))
+        journal.add_segment(segment("a", samples=4))
+        assert journal.segment("a") == segment("a", samples=4)
+        journal.add_facts(DIGESTS["a"], b"newer")
+    with Journal(path, "train") as journal:
+        assert journal.segment("a") == segment("a", samples=4)
+        assert journal.facts(DIGESTS["a"]) == b"newer"
+        journal.add_segment(segment("a"))
+        assert journal.facts(DIGESTS["a"]) == b"       3"
 
 
 def test_a_line_torn_anywhere_is_ignored_and_the_next_one_stands_by_itself(path: Path) -> None:
-    with Journal(path, "train") as journal:
-        journal.append(segment("a"))
-        whole = path.stat().st_size
-        journal.append(segment("b"))
-    data = path.read_bytes()
-    for length in range(whole, len(data) - 1, 37):
-        path.write_bytes(data[:length])
+    for tell in (
+        lambda journal: journal.add_segment(segment("b")),
+        lambda journal: journal.add_facts(DIGESTS["b"], bytes(500)),
+    ):
+        path.unlink(missing_ok=True)
         with Journal(path, "train") as journal:
-            assert journal.read() == {"a": segment("a")}
-            journal.append(segment("c"))
-            assert journal.read() == {"a": segment("a"), "c": segment("c")}
+            journal.add_segment(segment("a"))
+            whole = path.stat().st_size
+            tell(journal)
+        data = path.read_bytes()
+        for length in range(whole, len(data) - 1, 37):
+            path.write_bytes(data[:length])
+            with Journal(path, "train") as journal:
+                assert known(journal) == {"a"}
+                assert journal.facts(DIGESTS["b"]) == b""
+                journal.add_segment(segment("c"))
+            with Journal(path, "train") as journal:
+                assert known(journal) == {"a", "c"}
 
 
 @pytest.mark.parametrize(
@@ -76,41 +107,61 @@ def test_a_line_torn_anywhere_is_ignored_and_the_next_one_stands_by_itself(path:
         b"[]",
         b"5",
         b'{"segment":"x"}',
-        b'{"segment":"x","sources":"y","manifest":{}}',
+        b'{"segment":"x","facts":[],"manifest":{}}',
+        b'{"chunk":5,"facts":""}',
+        b'{"chunk":"x","facts":"no base64"}',
+        b'{"chunk":"x","facts":"\xc3\x9f"}',
+        b'{"chunk":"x","facts":7}',
+        b'{"chunk":"x"}',
         b"[" * 100_000,
         b"\0" * 4096,
     ],
 )
 def test_a_strange_line_is_ignored(path: Path, line: bytes) -> None:
     with Journal(path, "train") as journal:
-        journal.append(segment("a"))
+        journal.add_segment(segment("a"))
     path.write_bytes(line + b"\n" + path.read_bytes() + line)
     with Journal(path, "train") as journal:
-        assert journal.read() == {"a": segment("a")}
+        assert known(journal) == {"a"}
+        assert journal.facts("x") == b""
 
 
-def test_a_segment_of_a_strange_type_is_ignored(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("told", "instead"),
+    [
+        (b'"segment":"a"', b'"segment":["a"]'),
+        (b'"facts":["ICAgICAgIDM=",', b'"facts":['),
+        (b'"facts":[', b'"sources":['),
+    ],
+)
+def test_a_segment_of_a_strange_shape_is_ignored(path: Path, told: bytes, instead: bytes) -> None:
     with Journal(path, "train") as journal:
-        journal.append(segment("a"))
-    path.write_bytes(path.read_bytes().replace(b'"segment":"a"', b'"segment":["a"]'))
+        journal.add_segment(segment("a"))
+    assert told in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(told, instead))
     with Journal(path, "train") as journal:
-        assert journal.read() == {}
+        assert known(journal) == set()
 
 
-def test_a_journal_of_another_dataset_says_nothing(path: Path) -> None:
+def test_a_journal_of_another_dataset_knows_no_segment(path: Path) -> None:
     with Journal(path, "train") as journal:
-        journal.append(segment("a"))
+        journal.add_segment(segment("a"))
     with Journal(path, "val") as journal:
-        assert journal.read() == {}
+        assert known(journal) == set()
 
 
-def test_a_rewritten_journal_holds_what_it_was_given(path: Path) -> None:
+def test_a_rewritten_journal_holds_what_is_told_of_the_chunks_alone(path: Path) -> None:
     with Journal(path, "train") as journal:
         for name in "abc":
-            journal.append(segment(name))
-        journal.rewrite([segment("b")])
+            journal.add_segment(segment(name))
+        journal.add_facts(DIGESTS["b"], b"newer")
+        journal.add_facts(DIGESTS["c"], b"newer")
+        journal.add_facts(DIGESTS["d"], b"other")
+        journal.rewrite([DIGESTS["b"], DIGESTS["d"]])
     with Journal(path, "train") as journal:
-        assert journal.read() == {"b": segment("b")}
+        assert known(journal) == {"b"}
+        assert [journal.facts(DIGESTS[name]) for name in "abcd"] == [b"", b"newer", b"", b"other"]
+    assert path.read_bytes().count(b"\n") == 3
     assert os.listdir(path.parent) == ["train.jsonl"]
 
 
@@ -131,7 +182,7 @@ def test_one_process_at_a_time_holds_a_journal(path: Path) -> None:
             pass
         other.kill()
     with Journal(path, "train") as journal:
-        assert journal.read() == {}
+        assert known(journal) == set()
 
 
 def test_a_place_that_cannot_be_written_is_an_error(path: Path) -> None:

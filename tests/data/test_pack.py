@@ -166,12 +166,12 @@ def test_a_lost_journal_costs_reading_alone(tmp_path: Path, many: Any, pack_smal
 def test_labels_that_change_while_no_file_does_are_a_new_version(
     many: Any, pack_small: Pack, staging: LocalStore, read_back: Callable[..., Any]
 ) -> None:
-    first = pack_small(many)
+    pack_small(many)
     for label in (1000, "text", 17.0, np.int64(17), [17], (17,)):
         many.labels[17] = label
         report = pack_small(many)
-        assert report.new
-        assert report.reused_chunks == first.chunks - 1
+        assert (report.new, report.added, report.changed, report.removed) == (True, 0, 1, 0)
+        assert report.reused_chunks == report.chunks - 1
         found, _ = read_back(staging)["data/2/00017.bin"]
         assert same(found, label)
 
@@ -196,8 +196,8 @@ def test_a_file_that_changes_with_its_time_is_read_again(
     os.utime(path, ns=(1, 1))
     report = pack_small(many)
     assert report.new
-    assert report.reused_chunks == first.chunks - 1
-    assert 0 < report.bytes_read < 300_000
+    assert (report.chunks, report.reused_chunks) == (first.chunks + 1, first.chunks)
+    assert report.bytes_read == 2000  # to compare it, and to pack it
     assert read_back(staging)["data/2/00005.bin"][1] == [("00005.bin", b"n" * 1000)]
 
 
@@ -206,7 +206,8 @@ def test_other_times_of_the_same_files_are_no_new_version(many: Any, pack_small:
     for [path] in many.files:
         os.utime(path, ns=(1, 1))
     again = pack_small(many)
-    assert (again.new, again.version, again.reused_chunks) == (False, first.version, 0)
+    assert (again.new, again.version, again.bytes_read) == (False, first.version, 300_000)
+    assert pack_small(many).bytes_read == 0
 
 
 @pytest.mark.parametrize("harm", ["missing", "short", "index"])
@@ -379,9 +380,11 @@ def test_what_does_not_shrink_is_stored_as_it_is(
 
 def test_progress_grows_to_the_totals(many: Any, pack_small: Pack) -> None:
     told: list[PackProgress] = []
-    pack_small(many, on_progress=told.append)
+    pack_small(many)
+    pack_small(many, chunk_bytes=64 << 10, on_progress=told.append)
+    pack_small(many, chunk_bytes=64 << 10, on_progress=told.append)
     stages = {stage: list(steps) for stage, steps in itertools.groupby(told, key=lambda step: step.stage)}
-    assert list(stages) == ["walk", "pack"]
+    assert list(stages) == ["walk", "pack", "compare"]
     for steps in stages.values():
         assert [step.samples for step in steps] == sorted(step.samples for step in steps)
         assert (steps[-1].samples, steps[-1].total_samples, steps[-1].bytes) == (300, 300, 300_000)
@@ -416,8 +419,10 @@ def test_what_workers_get_can_be_pickled(tmp_path: Path, staging: LocalStore) ->
         samples=Samples.of(Three(), tmp_path),
         name="train",
         staging=staging,
+        remote=None,
         chunk_bytes=1 << 20,
         codec="auto",
+        checksum=False,
     )
     task = SegmentTask(
         number=4,

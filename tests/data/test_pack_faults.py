@@ -134,6 +134,44 @@ def test_killed_at_any_moment_a_rerun_gives_the_undisturbed_bytes(
 
 
 @pytest.mark.processes
+def test_killed_while_comparing_or_packing_again_a_rerun_gives_the_undisturbed_bytes(
+    tmp_path: Path,
+    many: Any,
+    staging: LocalStore,
+    start: Callable[..., subprocess.Popen[str]],
+    contents: Callable[..., Any],
+) -> None:
+    journal, saved = tmp_path / JOURNAL_FOLDER / "train.jsonl", tmp_path / "saved"
+    finish(start())
+    shutil.copytree(staging.root, saved)
+    shutil.copy(journal, tmp_path / "journal")
+    for number, [path] in enumerate(many.files):
+        os.utime(path, ns=(2, 2))  # so that there is something to read
+        if number % 3 == 0:
+            Path(path).write_bytes(bytes([number % 251]) * 1200)
+    wanted, _, _ = finish(start())
+    undisturbed = contents(staging)
+    moments = random.Random(8)
+    for lines in (0, 0, 1, 2, 4, 6, 8, 10, 11, 12):
+        shutil.rmtree(staging.root)
+        shutil.copytree(saved, staging.root)
+        shutil.copy(tmp_path / "journal", journal)
+        before = journal.read_bytes().count(b"\n")
+        process = start(pause=0.002)
+        while lines and process.poll() is None and journal.read_bytes().count(b"\n") < before + lines:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0.0, 0.03 if lines else 0.3))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        left = contents(staging)
+        assert left.items() <= undisturbed.items()
+        assert published(staging) == 1 or left == undisturbed
+        digest, _, _ = finish(start())
+        assert digest == wanted
+        assert contents(staging) == undisturbed
+
+
+@pytest.mark.processes
 def test_workers_end_with_the_process_that_leads_them(
     many: Any, start: Callable[..., subprocess.Popen[str]]
 ) -> None:

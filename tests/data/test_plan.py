@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchkit.data.plan import choose_allowance, cut, make_plan
-from benchkit.data.shuffle import shuffle
+from benchkit.data.shuffle import search, shuffle
 from benchkit.data.sizes import CHUNK_OVERHEAD
 from benchkit.data.walk import Walk
 from benchkit.format.digests import digest_key
@@ -91,7 +91,7 @@ def test_a_segment_has_at_most_65536_samples() -> None:
 
 def test_a_plan_divides_the_written_order() -> None:
     walk = walk_of([1000] * 100)
-    plan = make_plan(walk, allowance=24, chunk_bytes=10_240 + CHUNK_OVERHEAD, options=b"")
+    plan = make_plan(walk, walk.order, allowance=24, chunk_bytes=10_240 + CHUNK_OVERHEAD, options=b"")
     assert [(part.start, part.stop) for part in plan.segments] == [(n, n + 10) for n in range(0, 100, 10)]
     assert plan.order.tolist() == shuffle(walk.digests).tolist()
     first = plan.order[0]
@@ -99,11 +99,41 @@ def test_a_plan_divides_the_written_order() -> None:
     assert plan.repeats.tolist() == list(range(100))
 
 
+def test_a_plan_of_some_samples_divides_these_in_written_order() -> None:
+    walk = walk_of([1000] * 100)
+    some = walk.order[::3]
+    plan = make_plan(walk, some, allowance=24, chunk_bytes=10_240 + CHUNK_OVERHEAD, options=b"")
+    assert [(part.start, part.stop) for part in plan.segments] == [(0, 10), (10, 20), (20, 30), (30, 34)]
+    assert plan.order.tolist() == some.tolist()
+    assert plan.checks[1] == int.from_bytes(bytes(walk.digests[some[1]][:4]), "little")
+    assert plan.source_bytes == 34_000
+    none = make_plan(walk, walk.order[:0], allowance=256, chunk_bytes=1, options=b"")
+    assert (none.segments, none.source_bytes) == ((), 0)
+
+
+@given(st.integers(1, 300), st.integers(0, 50))
+def test_every_digest_is_found_where_its_sample_stands_and_no_other_is(count: int, strange: int) -> None:
+    digests = digests_of(count)
+    order = shuffle(digests)
+    wanted = np.concatenate([digests[order], digests_of(count + strange)[count:]])
+    assert search(digests, order, wanted).tolist() == [*range(count), *[-1] * strange]
+
+
+def test_digests_that_differ_in_one_half_alone_are_told_apart() -> None:
+    digests = np.zeros((4, 16), dtype=np.uint8)
+    digests[:, 8] = [2, 0, 4, 6]
+    order = shuffle(digests)
+    wanted = np.zeros((8, 16), dtype=np.uint8)
+    wanted[:, 8] = range(8)
+    assert search(digests, order, wanted).tolist() == [0, -1, 1, -1, 2, -1, 3, -1]
+
+
 def test_a_segment_is_known_by_options_and_keys_alone() -> None:
     def names(
         sizes: list[int], options: bytes = b"", digests: npt.NDArray[np.uint8] | None = None
     ) -> list[str]:
-        plan = make_plan(walk_of(sizes, digests), allowance=0, chunk_bytes=1 << 20, options=options)
+        walk = walk_of(sizes, digests)
+        plan = make_plan(walk, walk.order, allowance=0, chunk_bytes=1 << 20, options=options)
         return [part.digest for part in plan.segments]
 
     assert names([1, 2]) == names([2, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
@@ -11,11 +12,14 @@ import typer
 from benchkit.cli import render
 from benchkit.cli.app import managed_project
 from benchkit.cli.progress import Bar
+from benchkit.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
+    from benchkit.data.pack import PackReport
     from benchkit.format.chunk import Codec
     from benchkit.project.userdata import UserDataset
     from benchkit.settings import Settings
+    from benchkit.store.base import Store
 
 EXAMPLE = "Example: python manage.py migrate-data train --zip --tdl"
 
@@ -33,6 +37,8 @@ CODECS: dict[CodecChoice, Codec] = {
     CodecChoice.zstd: "zstd",
     CodecChoice.none: "none",
 }
+
+STAGES = {"walk": "walking", "compare": "comparing", "pack": "packing"}
 
 
 def migrate_data(
@@ -52,6 +58,12 @@ def migrate_data(
     codec: Annotated[
         CodecChoice, typer.Option(help="How chunks are stored; auto compresses where it pays.")
     ] = CodecChoice.auto,
+    checksum: Annotated[
+        bool,
+        typer.Option(
+            "--checksum", help="Read every file to find out what changed, whatever size and time say."
+        ),
+    ] = False,
 ) -> None:
     """Pack, try and upload the project's datasets: all three, or those of --zip, --tdl, --up.
 
@@ -66,15 +78,54 @@ def migrate_data(
     datasets = load_datasets(project, name)
     every = not (zip_ or tdl or up)
     if zip_ or every:
-        _pack(settings, datasets, chunk_bytes=chunk_mib << 20, codec=CODECS[codec], workers=workers)
+        _pack(
+            settings,
+            datasets,
+            remote=_open_base(settings, datasets, uploads=up or every),
+            chunk_bytes=chunk_mib << 20,
+            codec=CODECS[codec],
+            checksum=checksum,
+            workers=workers,
+        )
     if tdl or every:
         _try(datasets)
     if up or every:
         _upload(settings, datasets)
 
 
+def _open_base(settings: Settings, datasets: list[UserDataset], *, uploads: bool) -> Store | None:
+    """Return the remote, whose newest versions packing builds on; None where it does not answer.
+
+    Where the datasets are uploaded too, that is an error: better now than after an hour of packing.
+    """
+    from benchkit.data.catalogue import list_versions
+    from benchkit.store.urls import open_remote
+
+    try:
+        remote = open_remote(settings)
+        for dataset in datasets[:1]:
+            list_versions(remote, dataset.name)
+    except (StoreError, UsageError) as error:
+        if uploads:
+            raise
+        print(
+            f"the remote could not be asked ({render.escape(str(error))}): "
+            "packing on top of staging's newest version",
+            file=sys.stderr,
+        )
+        return None
+    return remote
+
+
 def _pack(
-    settings: Settings, datasets: list[UserDataset], *, chunk_bytes: int, codec: Codec, workers: int | None
+    settings: Settings,
+    datasets: list[UserDataset],
+    *,
+    remote: Store | None,
+    chunk_bytes: int,
+    codec: Codec,
+    checksum: bool,
+    workers: int | None,
 ) -> None:
     from benchkit.data.pack import PackProgress, pack
     from benchkit.store.local import LocalStore
@@ -90,16 +141,18 @@ def _pack(
                     total_bytes=progress.total_bytes,
                     count=progress.samples,
                     total=progress.total_samples,
-                    title=f"{'walking' if progress.stage == 'walk' else 'packing'} {name}",
+                    title=f"{STAGES[progress.stage]} {name}",
                 )
 
             report = pack(
                 dataset.processor,
                 dataset.name,
                 staging=staging,
+                remote=remote,
                 project=settings.project,
                 chunk_bytes=chunk_bytes,
                 codec=codec,
+                checksum=checksum,
                 workers=workers,
                 on_progress=show,
             )
@@ -108,6 +161,7 @@ def _pack(
                 report.version.label,
                 "new" if report.new else "unchanged",
                 f"{report.samples:,}",
+                _describe_changes(report),
                 f"{report.chunks:,}",
                 f"{report.reused_chunks:,}",
                 render.size(report.bytes_read),
@@ -117,8 +171,26 @@ def _pack(
                 render.rate(report.samples, report.seconds, "samples"),
             )
         )
-    heads = ("packed", "version", "samples", "chunks", "skipped", "read", "stored", "ratio", "time", "rate")
-    _print_table(heads, rows, right=range(2, 10))
+    heads = (
+        "packed",
+        "version",
+        "samples",
+        "changes",
+        "chunks",
+        "kept",
+        "read",
+        "stored",
+        "ratio",
+        "time",
+        "rate",
+    )
+    _print_table(heads, rows, right=range(2, 11))
+
+
+def _describe_changes(report: PackReport) -> str:
+    """Return how many samples were added, changed and removed since the version that was built on."""
+    counts = (("+", report.added), ("~", report.changed), ("-", report.removed))
+    return " ".join(f"{sign}{count:,}" for sign, count in counts if count) or "none"
 
 
 def _try(datasets: list[UserDataset]) -> None:
@@ -150,9 +222,9 @@ def _try(datasets: list[UserDataset]) -> None:
 def _upload(settings: Settings, datasets: list[UserDataset]) -> None:
     from benchkit.data.upload import UploadProgress, upload
     from benchkit.store.local import LocalStore
-    from benchkit.store.urls import open_store
+    from benchkit.store.urls import open_remote
 
-    remote = open_store(settings.remote_url)
+    remote = open_remote(settings)
     staging = LocalStore(settings.staging)
     rows = []
     for dataset in datasets:

@@ -1,0 +1,128 @@
+"""The rows of a packed chunk, compared with samples, whose files are read no further than that takes.
+
+The journal's facts of a row stand for its files' paths, sizes and times: where they are the same, the files
+are not read. Labels are made anew, for they can change while no file does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchkit.data.samples import Samples
+from benchkit.data.sources import BLOCK_BYTES, FileFacts, open_source, source_name, stat_source
+from benchkit.format.chunk import SourceFile
+from benchkit.format.digests import checksum, new_checksum
+from benchkit.format.index import ChunkIndex
+from benchkit.format.labels import EncodedLabel
+
+FACTS_BYTES = 8
+"""What the facts of one row take: a checksum, little-endian."""
+
+
+def digest_facts(paths: Sequence[str], facts: Sequence[FileFacts]) -> int:
+    """Return the facts of a row: the XXH3 checksum of its files' paths, sizes and times of change."""
+    # A path has no null byte, so that no two rows of facts give the same bytes.
+    return checksum(
+        b"".join(
+            b"%s\0%d %d\n" % (path.encode("utf-8", "surrogateescape"), fact.size, fact.mtime_ns)
+            for path, fact in zip(paths, facts, strict=True)
+        )
+    )
+
+
+class PackedRows:
+    """The rows of a packed chunk, to be compared with samples one by one.
+
+    Args:
+        index: The chunk's index.
+        known: What the journal knows of its rows, 8 bytes a row; empty where it knows nothing.
+        contents: Read the files even where the journal's facts are the same.
+
+    Attributes:
+        bytes_read: Bytes of source files that were read.
+        source_bytes: Sizes of the files of rows that are what their samples are.
+    """
+
+    def __init__(self, index: ChunkIndex, known: bytes, *, contents: bool) -> None:
+        self._index = index
+        self._contents = contents
+        files = index.sample_file[1:] - index.sample_file[:-1]
+        self._first = index.sample_member[:-1].tolist()
+        self._label = (index.sample_member[:-1] + files).tolist()
+        self._end = index.sample_member[1:].tolist()
+        self._sizes = index.member_size.tolist()
+        self._checksums = index.member_checksum.tolist()
+        self._kinds = [index.kinds[kind] for kind in index.kind.tolist()]
+        usable = len(known) == FACTS_BYTES * index.samples
+        self._facts = np.frombuffer(known, dtype="<u8").copy() if usable else np.zeros(index.samples, "<u8")
+        self.bytes_read = 0
+        self.source_bytes = 0
+
+    @property
+    def facts(self) -> bytes:
+        """What the journal is to know of the rows now, 8 bytes a row."""
+        return self._facts.tobytes()
+
+    def match(self, row: int, samples: Samples, number: int, paths: Sequence[str]) -> bool:
+        """Return whether a row is what a sample is now.
+
+        Args:
+            row: The row.
+            samples: The dataset.
+            number: The sample.
+            paths: Its files.
+
+        Raises:
+            SampleError: A file cannot be read, or changes meanwhile; or the label cannot be made.
+            LabelTypeError: The label is of a type that cannot be stored.
+        """
+        facts = [stat_source(number, path) for path in paths]
+        sizes = self._sizes[self._first[row] : self._label[row]]
+        if [fact.size for fact in facts] != sizes or not self._has_names(row, number, paths):
+            return False
+        if not self._has_label(row, samples.label(number)):
+            return False
+        digest = digest_facts(paths, facts)
+        if self._contents or digest != self._facts[row]:
+            read = self._read_files(row, number, paths)
+            if read is None:
+                return False
+            digest = digest_facts(paths, read)
+        self._facts[row] = digest
+        self.source_bytes += sum(sizes)
+        return True
+
+    def _has_names(self, row: int, number: int, paths: Sequence[str]) -> bool:
+        names = [source_name(number, path).decode("utf-8", "surrogateescape") for path in paths]
+        return names == self._index.file_names(row)
+
+    def _has_label(self, row: int, label: EncodedLabel) -> bool:
+        members = range(self._label[row], self._end[row])
+        parts = (label.text, *label.arrays)
+        return (
+            self._kinds[row] == label.kind
+            and len(members) == len(parts)
+            and all(
+                self._sizes[member] == len(part) and self._checksums[member] == checksum(part)
+                for member, part in zip(members, parts, strict=True)
+            )
+        )
+
+    def _read_files(self, row: int, number: int, paths: Sequence[str]) -> list[FileFacts] | None:
+        """Return the facts of the row's files as they were when they were read; None where one is another."""
+        found = []
+        for member, path in enumerate(paths, start=self._first[row]):
+            file, facts = open_source(number, path, at_once=BLOCK_BYTES)
+            if file.size != self._sizes[member] or self._checksum(file) != self._checksums[member]:
+                return None
+            found.append(facts)
+        return found
+
+    def _checksum(self, file: SourceFile) -> int:
+        hasher = new_checksum()
+        for block in file.blocks:
+            hasher.update(block)
+            self.bytes_read += len(block)
+        return hasher.intdigest()
