@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.album import CHUNK_BYTES, Album
 
 from benchkit.data import ProcessorDataset
 from benchkit.data.catalogue import find_version, read_manifest
@@ -82,6 +83,28 @@ def pack_small(tmp_path: Path, staging: LocalStore) -> Callable[..., PackReport]
     def run(dataset: ProcessorDataset, name: str = "train", **options: Any) -> PackReport:
         fixed = {"staging": staging, "project": tmp_path, "chunk_bytes": 128 << 10, "workers": 2}
         return pack(dataset, name, **fixed | options)
+
+    return run
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Album:
+    """Return an album of 200 files, about 9 chunks."""
+    return Album(tmp_path / "album", files=200)
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> LocalStore:
+    """Return another empty store."""
+    return LocalStore(tmp_path / "remote")
+
+
+@pytest.fixture
+def repack(album: Album, pack_small: Callable[..., PackReport]) -> Callable[..., PackReport]:
+    """Return a function that packs the album as it is now."""
+
+    def run(**options: Any) -> PackReport:
+        return pack_small(album.dataset, **{"chunk_bytes": CHUNK_BYTES} | options)
 
     return run
 

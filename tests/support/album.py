@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 from benchkit.data import ProcessorDataset
+from benchkit.data.catalogue import find_version, read_manifest
+from benchkit.data.pack import JOURNAL_FOLDER
+from benchkit.data.staged import find_index
+from benchkit.format.manifest import Manifest
+from benchkit.store.base import Store
+
+CHUNK_BYTES = 64 << 10
+"""The size of an album's chunks."""
 
 
 class Pictures(ProcessorDataset):
@@ -115,3 +124,26 @@ class Album:
         return {
             name: (label, [(name, (self.root / name).read_bytes())]) for name, label in self.labels.items()
         }
+
+
+def manifest_of(store: Store, number: int | None = None) -> Manifest:
+    """Return the manifest of a version of the dataset `train`."""
+    return read_manifest(store, find_version(store, "train", number=number))
+
+
+def stored(manifest: Manifest) -> list[str]:
+    """Return the stored digests of a manifest's chunks."""
+    return [chunk.stored for chunk in manifest.chunks]
+
+
+def keys_of(store: Store, manifest: Manifest, number: int) -> list[str]:
+    """Return the keys of a chunk's rows."""
+    chunk = manifest.chunks[number]
+    index = find_index(store, None, "train", chunk)
+    assert index
+    return [index.key(row) for row in range(chunk.samples)]
+
+
+def forget(project: Path) -> None:
+    """Remove the journal, as on another machine."""
+    shutil.rmtree(project / JOURNAL_FOLDER)
