@@ -41,11 +41,13 @@ class BatchSource(Dataset[Any]):
     Args:
         chunk: The user's dataset.
         on_error: What happens to a sample that cannot be decoded.
+        timeout_seconds: The longest wait for a chunk without anything moving.
     """
 
-    def __init__(self, chunk: IterableChunk, *, on_error: OnError) -> None:
+    def __init__(self, chunk: IterableChunk, *, on_error: OnError, timeout_seconds: float) -> None:
         self._chunk = chunk
         self._on_error = on_error
+        self._timeout_seconds = timeout_seconds
 
     def __len__(self) -> int:
         """Return the number of samples of the whole dataset."""
@@ -64,7 +66,8 @@ class BatchSource(Dataset[Any]):
             return self[plan]
         source, report = source_of(self._chunk), BatchReport()
         reader = source.open().reader
-        reader.keep, sliced_before = plan.keep, reader.rows_read
+        reader.keep, reader.timeout_seconds = plan.keep, self._timeout_seconds
+        sliced_before = reader.rows_read
         rows: list[Any] = []
         with _random_numbers(mix_seed(source.selection.seed, plan.epoch, plan.start, int(plan.positions[0]))):
             positions = plan.positions

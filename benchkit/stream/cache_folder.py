@@ -1,6 +1,7 @@
 """The cache's folder: what lies in it, who holds it, and how room is made.
 
-    cache.lock             held for the moments in which files are counted, come or go
+    cache.lock             held for the moments in which files are counted, come or go; its time of change
+                           is when somebody last called for room that others hold
     chunks/<digest>.tar    a whole, verified tar, read-only; under a shared lock while it is in use
     chunks/<digest>.part   a tar on its way in, at its full size; under an exclusive lock while that goes on
 
@@ -110,7 +111,7 @@ class CacheFolder:
             if not names_file(path, part):
                 return False
             path.rename(self.tar_path(digest))
-            _mark_used(part.fd)
+            _set_time(part.fd)
             os.fchmod(part.fd, 0o400)
             part.downgrade()
         return True
@@ -121,7 +122,7 @@ class CacheFolder:
             file = self._acquire(self.tar_path(digest), shared=True)
         except FileNotFoundError:
             return None
-        _mark_used(file.fd)
+        _set_time(file.fd)
         return file
 
     def remove(self, path: Path, file: LockedFile) -> None:
@@ -129,9 +130,24 @@ class CacheFolder:
         with self._locked():
             unlink_same(path, file)
 
+    def call_for_room(self) -> None:
+        """Ask every process to close what it has open and does not read at the moment."""
+        _set_time(self._lock_path)
+
+    def last_call(self) -> int:
+        """Return when room was last called for, nanoseconds since 1970; 0 is never."""
+        try:
+            return self._lock_path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.path / "cache.lock"
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with self._acquire(self.path / "cache.lock", shared=False):
+        with self._acquire(self._lock_path, shared=False):
             yield
 
     def _acquire(self, path: Path, *, shared: bool) -> LockedFile:
@@ -190,11 +206,11 @@ def unlink_same(path: Path, file: LockedFile) -> None:
         path.unlink(missing_ok=True)
 
 
-def _mark_used(fd: int) -> None:
+def _set_time(file: int | Path) -> None:
     """Set the file's times: on many mounts reading does not, and the kernel's clock is too coarse."""
     now = time.time_ns()
-    with contextlib.suppress(OSError):  # a time that cannot be set makes eviction less apt, nothing else
-        os.utime(fd, ns=(now, now))
+    with contextlib.suppress(OSError):  # a time that cannot be set makes sharing less apt, nothing else
+        os.utime(file, ns=(now, now))
 
 
 def _check_private(path: Path) -> None:

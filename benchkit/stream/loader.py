@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, default_collate
 
-from benchkit.errors import DatasetError, StallError, StateError, UsageError
+from benchkit.errors import DatasetError, StateError, UsageError
 from benchkit.settings import read_local_world
 from benchkit.stream.accelerated import place_on_device, registered
 from benchkit.stream.batches import BatchSource, Collate, LoadedBatch
@@ -21,6 +21,10 @@ from benchkit.stream.reports import BatchReport, PassReport
 from benchkit.stream.room import machine_lanes
 from benchkit.stream.source import OpenedVersion
 from benchkit.stream.state import LoaderState, read_state
+from benchkit.stream.workers import begin_worker, end_workers, prepare_folder, take_over, waiting_for
+
+_WORKER_SECONDS = 1.0
+"""How much longer a worker is waited for than it waits itself: what it tells says more."""
 
 
 class ChunkLoader(DataLoader[Any]):
@@ -52,16 +56,18 @@ class ChunkLoader(DataLoader[Any]):
         self._epoch, self._position = 0, 0
         self._at_start = True
         self._begun_at = 0
+        self._whole = True
         self._to_device = False
         with_workers: dict[str, Any] = {}
         if num_workers:
             with_workers = {
                 "prefetch_factor": options.prefetch_factor,
                 "persistent_workers": options.persistent_workers,
-                "timeout": options.timeout_seconds,
+                "timeout": options.timeout_seconds + _WORKER_SECONDS,
+                "worker_init_fn": begin_worker,
             }
         super().__init__(
-            BatchSource(chunk, on_error=options.on_error),
+            BatchSource(chunk, on_error=options.on_error, timeout_seconds=options.timeout_seconds),
             batch_sampler=CourseSampler(batch_size),
             num_workers=num_workers,
             collate_fn=Collate(options.collate_fn or chunk.collate_fn or default_collate),  # type: ignore[arg-type]
@@ -123,6 +129,8 @@ class ChunkLoader(DataLoader[Any]):
         loaded = read_state(state)
         selection = self._source.selection
         if selection.version is None and loaded.dataset == selection.name:
+            if self._iterator is not None and self.opened.version.digest != loaded.manifest:
+                self._end_workers(self._iterator)  # they read the version that was open when they were made
             self._source.open(digest=loaded.manifest)
         loaded.check_fits(self._state(0, 0))
         if loaded.position > self._source.total:
@@ -138,23 +146,26 @@ class ChunkLoader(DataLoader[Any]):
         self._epoch, self._position = epoch, position
         self._at_start, self._begun_at = False, position
         self.end_of_dataloader, self.remainder = False, course.remainder
-        self.report = PassReport()
+        report = self.report = PassReport()
         opened = self._source.open()
+        lanes = machine_lanes(lanes=course.lanes, local=read_local_world(), count=course.shard.count)
         opened.cache.check_limit(
-            lanes=min(_machine_lanes(course), len(opened.manifest.chunks)),
-            largest_tar_bytes=max(chunk.tar_bytes for chunk in opened.manifest.chunks),
+            lanes=min(lanes, len(opened.manifest.chunks)), largest_tar_bytes=opened.largest_tar_bytes
         )
-        with self.batch_sampler.beginning(course):  # type: ignore[union-attr]
-            loaded = super().__iter__()
         ahead = opened.room(workers=self.num_workers).ahead
         lookahead = Lookahead(opened, course.plan, course.steps, ahead)
-        with self._in_time(loaded), registered(self), lookahead:
+        with self._loading(course) as loaded, registered(self), lookahead:
             try:
                 for step, data in enumerate(self._full_batches(loaded, lookahead)):
                     self.end_of_dataloader = step + 1 == course.steps
                     self._position = course.position(step + 1)
                     self.report.batches = step + 1
                     yield self._placed(data)
+                    if self.report is not report:
+                        raise UsageError(
+                            "another pass of this loader has begun, and a loader is at one position only: "
+                            "make a loader for each of two passes at a time"
+                        )
             finally:
                 opened.reader.let_go()
         self._set(epoch + 1, 0)
@@ -164,7 +175,8 @@ class ChunkLoader(DataLoader[Any]):
         """Yield one batch of rows per step: an empty one is replaced by its neighbour."""
         neighbour, waiting = None, 0
         lookahead.start()
-        for data, report in loaded:
+        while (batch := self._next(loaded)) is not None:
+            data, report = batch
             lookahead.advance()
             self.report.add(report, max_errors=self.options.max_errors)
             if self.on_report:
@@ -182,24 +194,40 @@ class ChunkLoader(DataLoader[Any]):
                 f"_data_iterator yielded nothing for the {self.report.samples} samples it was handed"
             )
 
+    def _next(self, loaded: Iterator[LoadedBatch]) -> LoadedBatch | None:
+        """Return the next batch as it comes, None behind the last."""
+        with self._waiting_for(loaded):
+            return next(loaded, None)
+
     @contextmanager
-    def _in_time(self, loaded: Iterator[LoadedBatch]) -> Iterator[None]:
-        """Make a time-out or a dead worker, however torch tells of it, a `StallError`; end the workers."""
-        whole = False
+    def _loading(self, course: Course) -> Iterator[Iterator[LoadedBatch]]:
+        """Give the iterator over a pass's batches, and end its workers afterwards unless they persist."""
+        if not self._whole:
+            self._end_workers(self._iterator)
+        self._whole = whole = at_once = False
+        loaded: Iterator[LoadedBatch] | None = self._iterator
+        prepare_folder()
         try:
-            yield
-            whole = True
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
-                raise
-            raise StallError(
-                f"no batch of {self._source.selection.name!r} within {self.options.timeout_seconds:g} s, "
-                f"or a worker died: {error}"
-            ) from error
+            with self._waiting_for(loaded), self.batch_sampler.beginning(course):  # type: ignore[union-attr]
+                loaded = super().__iter__()
+            take_over(loaded)
+            yield loaded
+            self._whole = whole = True
+        except BaseException as error:
+            at_once = not isinstance(error, GeneratorExit)
+            raise
         finally:
             if not (whole and self.options.persistent_workers):
-                _end_workers(loaded)
-                self._iterator = None
+                self._end_workers(loaded, at_once=at_once)
+
+    def _waiting_for(self, loaded: Iterator[LoadedBatch] | None) -> AbstractContextManager[None]:
+        name, seconds = self._source.selection.name, self.options.timeout_seconds
+        return waiting_for(loaded, name=name, seconds=seconds)
+
+    def _end_workers(self, loaded: Iterator[LoadedBatch] | None, *, at_once: bool = False) -> None:
+        end_workers(loaded, at_once=at_once)
+        if self._iterator is loaded:
+            self._iterator = None
 
     def _placed(self, data: Any) -> Any:
         return place_on_device(data, non_blocking=self.options.pin_memory) if self._to_device else data
@@ -275,17 +303,3 @@ def get_dataset(
     return ChunkLoader(
         chunk, batch_size=batch_size, num_workers=num_workers, options=loader or LoaderOptions()
     )
-
-
-def _end_workers(loaded: Iterator[LoadedBatch]) -> None:
-    """End a pass's worker processes at once: torch would wait for one that stands still."""
-    for worker in getattr(loaded, "_workers", ()):
-        worker.terminate()
-    end = getattr(loaded, "_shutdown_workers", None)
-    if end:
-        end()
-
-
-def _machine_lanes(course: Course) -> int:
-    """Return how many lanes the processes of this machine read, at most."""
-    return machine_lanes(lanes=course.lanes, local=read_local_world(), count=course.shard.count)

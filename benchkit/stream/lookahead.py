@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchkit.errors import BenchKitError
+from benchkit.stream.calls import LOOK_SECONDS
 from benchkit.stream.course import BatchPlan
 from benchkit.stream.open_chunk import OpenChunk
 from benchkit.stream.source import OpenedVersion
@@ -21,13 +22,16 @@ if TYPE_CHECKING:
 
 AHEAD_STEPS = 64
 FETCHERS = 4
+_NAME = "benchkit-ahead"
+_LAST_FETCH_SECONDS = 1.0
+"""How long the end of a pass waits for fetches that are going on; a slower one ends by itself."""
 
 
 class Lookahead:
     """Fetches ahead of a pass; a context manager, begun by `start` once the workers have been forked.
 
     A chunk that was fetched ahead is held open, so that nobody evicts it, until the pass has gone beyond the
-    batches that need it.
+    batches that need it, or somebody calls for room.
 
     Args:
         opened: The version.
@@ -50,10 +54,10 @@ class Lookahead:
         self._changed = threading.Condition()
         self._last_need: dict[int, int] = {}
         self._wanted: deque[int] = deque()
-        self._fetching: dict[int, Future[OpenChunk]] = {}
+        self._fetching: set[int] = set()
         self._held: dict[int, OpenChunk] = {}
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="benchkit-lookahead", daemon=True)
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name=_NAME, daemon=True)
 
     def __enter__(self) -> Self:
         """Return the look-ahead, which does nothing yet."""
@@ -62,10 +66,14 @@ class Lookahead:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop fetching and let all chunks go."""
+        """Stop fetching and let all chunks go; a fetch that stands still is left behind."""
+        if sys.is_finalizing():  # the threads are gone already, with whatever locks they held
+            return
         self._tell(stopped=True)
         if self._thread.ident is not None:
             self._thread.join()
+            with self._changed:
+                self._changed.wait_for(lambda: not self._fetching, _LAST_FETCH_SECONDS)
 
     def start(self) -> None:
         """Begin, unless there is no room, or the cache holds the whole version already."""
@@ -79,22 +87,22 @@ class Lookahead:
             raise self._failure
 
     def _run(self) -> None:
-        with ThreadPoolExecutor(FETCHERS, thread_name_prefix="benchkit-fetch") as pool:
-            while True:
-                with self._changed:
-                    if self._stopped:
-                        break
-                    step, seen = self._step, self._changes
-                self._collect()
+        heard = self._opened.cache.last_call()
+        while True:
+            with self._changed:
+                if self._stopped:
+                    self._let_go(self._steps)
+                    return
+                step, seen = self._step, self._changes
                 self._let_go(step)
-                self._plan_to(min(step + AHEAD_STEPS, self._steps))
-                self._fetch(pool)
-                with self._changed:
-                    while self._changes == seen:
-                        self._changed.wait()
-        self._collect()
-        for tar in self._held.values():
-            tar.close()
+            self._plan_to(min(step + AHEAD_STEPS, self._steps))
+            self._fetch()
+            with self._changed:
+                while self._changes == seen and (called := self._opened.cache.last_call()) == heard:
+                    self._changed.wait(LOOK_SECONDS)
+                if self._changes == seen:
+                    heard = called
+                    self._give_way()
 
     def _plan_to(self, end: int) -> None:
         """Note which chunks the steps up to `end` need, in the order in which they need them."""
@@ -106,16 +114,33 @@ class Lookahead:
                 self._last_need[chunk] = step
         self._planned = max(self._planned, end)
 
-    def _fetch(self, pool: ThreadPoolExecutor) -> None:
-        while self._wanted and len(self._fetching) < min(FETCHERS, self._ahead - len(self._held)):
-            chunk = self._wanted.popleft()
-            if chunk not in self._last_need:
-                continue
-            future = self._fetching[chunk] = pool.submit(self._opened.reader.fetch_ahead, chunk)
-            future.add_done_callback(self._wake)
+    def _fetch(self) -> None:
+        """Begin fetches, in threads of their own that keep nobody from ending."""
+        with self._changed:
+            while self._wanted and len(self._fetching) < min(FETCHERS, self._ahead - len(self._held)):
+                chunk = self._wanted.popleft()
+                if chunk in self._last_need:
+                    self._fetching.add(chunk)
+                    threading.Thread(target=self._bring, args=(chunk,), name=_NAME, daemon=True).start()
 
-    def _wake(self, _: Future[OpenChunk]) -> None:
-        self._tell()
+    def _bring(self, chunk: int) -> None:
+        """Fetch a chunk and hold it; an error is left to the reader, which meets it when it gets there."""
+        tar: OpenChunk | None = None
+        failure: Exception | None = None
+        try:
+            tar = self._opened.reader.fetch_ahead(chunk)
+        except BenchKitError:
+            pass
+        except Exception as error:  # noqa: BLE001 - raised again in the training's thread
+            failure = error
+        with self._changed:
+            self._fetching.remove(chunk)
+            self._failure = self._failure or failure
+            if tar and chunk in self._last_need:
+                self._held[chunk] = tar
+            elif tar:
+                tar.close()
+            self._tell()
 
     def _tell(self, *, steps: int = 0, stopped: bool = False) -> None:
         """Have the thread look again."""
@@ -123,22 +148,16 @@ class Lookahead:
             self._step += steps
             self._stopped |= stopped
             self._changes += 1
-            self._changed.notify()
-
-    def _collect(self) -> None:
-        """Take over what was fetched; an error is left to the reader, which meets it when it gets there."""
-        for chunk, future in list(self._fetching.items()):
-            if future.done() or self._stopped:
-                del self._fetching[chunk]
-                error = future.exception()
-                if error is None:
-                    self._held[chunk] = future.result()
-                elif not isinstance(error, BenchKitError):
-                    self._failure = error
+            self._changed.notify_all()
 
     def _let_go(self, step: int) -> None:
+        """Close what no step from this one on needs."""
         for chunk in [chunk for chunk, last in self._last_need.items() if last < step]:
             del self._last_need[chunk]
-            tar = self._held.pop(chunk, None)
-            if tar is not None:
-                tar.close()
+            if chunk in self._held:
+                self._held.pop(chunk).close()
+
+    def _give_way(self) -> None:
+        """Close all that is held: others wait for the room, and readers open what they need themselves."""
+        while self._held:
+            self._held.popitem()[1].close()

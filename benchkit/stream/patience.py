@@ -1,9 +1,21 @@
-"""Patience: waiting for other processes in short sleeps, as long as something moves."""
+"""Patience: waiting for other processes, or a thread of one's own, as long as something moves."""
 
 from __future__ import annotations
 
+import faulthandler
+import threading
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
+from benchkit.errors import StallError
+
+T = TypeVar("T")
+
+STDERR = 2
+_LOOK_SECONDS = 0.1
+_LATER_SECONDS = 0.5
+"""By how much a call that counts the time itself comes first, and says more."""
 _FIRST_PAUSE_SECONDS = 0.001
 
 
@@ -44,3 +56,49 @@ class Patience:
         time.sleep(self._pause)
         self._pause = min(2 * self._pause, self._longest_pause)
         return True
+
+
+def call_patiently(call: Callable[[], T], *, state: Callable[[], object], seconds: float, what: str) -> T:
+    """Return what the call returns, made in a thread that is left behind when nothing moves for too long.
+
+    Args:
+        call: What may stand still: it speaks to a store or waits for one.
+        state: What changes as long as it moves.
+        seconds: The longest time without a change.
+        what: What the call does, for the message.
+
+    Raises:
+        StallError: Nothing has changed for so long.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="benchkit-fetch", daemon=True)
+    patience = Patience(seconds)
+    thread.start()
+    thread.join(_LOOK_SECONDS)
+    while thread.is_alive():
+        patience.see(state())
+        if patience.idle_seconds >= seconds + _LATER_SECONDS:
+            raise stall(f"{what} has got nothing for {seconds:g} s")
+        thread.join(_LOOK_SECONDS)
+    if errors:
+        raise errors.pop()
+    return results.pop()
+
+
+def stall(message: str) -> StallError:
+    """Return the error, once the stacks of all threads of this process have been written to stderr."""
+    dump_stacks()
+    return StallError(message)
+
+
+def dump_stacks() -> None:
+    """Write the stacks of all threads of this process to stderr."""
+    faulthandler.dump_traceback(file=STDERR, all_threads=True)

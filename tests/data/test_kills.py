@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import migrate_once
 from support.fault_proxy import FaultProxy
 from support.faults import Fault, Request, Stage
-from support.migrate_once import NAME, __file__ as MIGRATE
+from support.migrate_once import NAME
 from support.s3_servers import Bucket, Server, make_bucket
 
 from benchkit.data.clean import clean, plan_clean
@@ -54,7 +55,7 @@ class Place:
         return LocalStore(self.project / "ProjectDatasets")
 
     def start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, MIGRATE, str(self.project), str(self.data)]
+        command = [sys.executable, migrate_once.__file__, str(self.project), str(self.data)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         return subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment
@@ -164,7 +165,10 @@ PHASES: dict[str, tuple[int, Callable[[Place, subprocess.Popen[str], random.Rand
     "between a chunk and its journal line": (5, kill_before_the_journal),
     "upload": (6, lambda *a: kill_at(*a, operation="PutObject", key="/chunks/", most=12)),
     "inside a multipart": (5, lambda *a: kill_at(*a, operation="UploadPart", key="/chunks/", most=6)),
-    "completing a multipart": (2, lambda *a: kill_at(*a, operation="CompleteMultipartUpload", key="", most=2)),
+    "completing a multipart": (
+        2,
+        lambda *a: kill_at(*a, operation="CompleteMultipartUpload", key="", most=2),
+    ),
     "between the last chunk and the manifest": (
         3,
         lambda *a: kill_at(*a, operation="PutObject", key="/versions/", most=1),
