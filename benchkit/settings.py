@@ -106,7 +106,9 @@ def check_endpoint(url: str) -> str:
     except ValueError:  # such as a port that is none
         whole = False
     if not whole:
-        raise UsageError("an endpoint is the URL of a service, as https://host, https://host:port or https://host/path")
+        raise UsageError(
+            "an endpoint is the URL of a service, as https://host, https://host:port or https://host/path"
+        )
     if parts.username is not None or parts.password is not None:
         raise UsageError("an endpoint must not carry a user or a password: use bench-kit configure")
     return url
