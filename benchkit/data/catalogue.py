@@ -1,30 +1,15 @@
-"""The catalogue: which datasets and versions a store holds, and how a version is published.
-
-A manifest's object name carries its number and its digest, so no put overwrites another's. Where two
-publishers took the same number, the first by the store's clock keeps it; of those of one time, the smaller
-digest. Whoever publishes moves the others to the next number, and until then readers do not see them.
-"""
+"""The catalogue: which datasets and versions a store holds; a version is a numbered manifest."""
 
 from __future__ import annotations
 
-import time
-from contextlib import suppress
 from dataclasses import dataclass
 
 from benchkit.errors import CorruptError, FormatError, NotFoundError, ObjectNotFoundError, UsageError
 from benchkit.format import layout
-from benchkit.format.manifest import (
-    MAX_MANIFEST_BYTES,
-    Manifest,
-    decode_manifest,
-    encode_manifest,
-    manifest_digest,
-)
+from benchkit.format.manifest import Manifest, decode_manifest, encode_manifest
+from benchkit.store import numbered
 from benchkit.store.base import Store
-
-_READINGS = 2
-_LOOKS = 20
-_PAUSE_SECONDS = 0.01
+from benchkit.store.numbered import Numbered, list_numbered, publish_numbered, read_numbered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +67,13 @@ def list_datasets(store: Store) -> list[str]:
 
 def list_versions(store: Store, dataset: str) -> list[Version]:
     """Return the published versions of a dataset, oldest first; none is an empty list."""
-    return _part(_list_manifests(store, dataset))[0]
+    return [_version(dataset, item) for item in list_numbered(store, layout.versions_prefix(dataset))]
 
 
 def list_superseded(store: Store, dataset: str) -> list[Version]:
     """Return the manifests that lost their number, and have been published again under another."""
-    manifests = _list_manifests(store, dataset)
-    return [loser for loser in _part(manifests)[1] if _is_moved(loser, manifests)]
+    items = numbered.list_superseded(store, layout.versions_prefix(dataset))
+    return [_version(dataset, item) for item in items]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,25 +171,13 @@ def read_manifest(store: Store, version: Version) -> Manifest:
         CorruptError: Its bytes are not what was written.
         FormatError: It is of a newer format.
     """
-    return decode_manifest(_read_bytes(store, version), dataset=version.dataset, digest=version.digest)
+    data = read_numbered(store, _numbered(version))
+    return decode_manifest(data, dataset=version.dataset, digest=version.digest)
 
 
 def is_intact(store: Store, version: Version, manifest: Manifest) -> bool:
     """Return whether the version's object holds the very bytes of the manifest."""
-    return _read_bytes(store, version) == encode_manifest(manifest)
-
-
-def _read_bytes(store: Store, version: Version) -> bytes:
-    """Return the bytes of a manifest, read once more where a first reading has not its digest."""
-    data = b""
-    for _ in range(_READINGS):
-        info = store.stat(version.object_name)
-        # One byte more than a manifest may have is enough to refuse it.
-        length = min(info.size, MAX_MANIFEST_BYTES + 1) if info else None
-        data = store.read(version.object_name, length=length)
-        if manifest_digest(data) == version.digest:
-            break
-    return data
+    return read_numbered(store, _numbered(version)) == encode_manifest(manifest)
 
 
 def publish(store: Store, manifest: Manifest) -> tuple[Version, bool]:
@@ -216,64 +189,18 @@ def publish(store: Store, manifest: Manifest) -> tuple[Version, bool]:
     Returns:
         The version that holds the manifest, and whether it is new.
     """
-    data = encode_manifest(manifest)
-    digest = manifest_digest(data)
-    versions = list_versions(store, manifest.dataset)
-    if versions and versions[-1].digest == digest:
-        if not is_intact(store, versions[-1], manifest):
-            store.write(versions[-1].object_name, data)
-        return versions[-1], False
-    number = versions[-1].number + 1 if versions else 1
-    store.write(layout.version_name(manifest.dataset, number, digest), data)
-    for look in range(_LOOKS):
-        for version in reversed(_settle(store, manifest.dataset)):
-            if version.digest == digest and version.number >= number:
-                return version, True
-        # Somebody may be moving it at this moment: a listing in several parts can miss the old name and not
-        # yet have the new.
-        time.sleep(look * _PAUSE_SECONDS)
-    raise NotFoundError(
-        f"the new version of {manifest.dataset!r} vanished from {store.url}: publish it again"
+    item, new = publish_numbered(store, layout.versions_prefix(manifest.dataset), encode_manifest(manifest))
+    return _version(manifest.dataset, item), new
+
+
+def _numbered(version: Version) -> Numbered:
+    return Numbered(
+        prefix=layout.versions_prefix(version.dataset),
+        number=version.number,
+        digest=version.digest,
+        modified=version.modified,
     )
 
 
-def _settle(store: Store, dataset: str) -> list[Version]:
-    """Move every manifest that lost its number to the next free one, and return the versions.
-
-    Every publisher does this after its put, for others too: one that was killed cannot, and one that looked
-    before the winner's put came in does not know that it lost.
-    """
-    while True:
-        manifests = _list_manifests(store, dataset)
-        versions, losers = _part(manifests)
-        if not losers:
-            return versions
-        if not _is_moved(losers[0], manifests):
-            target = layout.version_name(dataset, versions[-1].number + 1, losers[0].digest)
-            with suppress(ObjectNotFoundError):  # another publisher has just moved it
-                store.write(target, _read_bytes(store, losers[0]))
-        store.delete(losers[0].object_name)
-
-
-def _part(manifests: list[Version]) -> tuple[list[Version], list[Version]]:
-    """Return the first manifest of every number, and those that lost theirs, both in order."""
-    versions = {manifest.number: manifest for manifest in reversed(manifests)}
-    return (
-        [versions[number] for number in sorted(versions)],
-        [manifest for manifest in manifests if manifest is not versions[manifest.number]],
-    )
-
-
-def _is_moved(loser: Version, manifests: list[Version]) -> bool:
-    return any(other.digest == loser.digest and other.number > loser.number for other in manifests)
-
-
-def _list_manifests(store: Store, dataset: str) -> list[Version]:
-    """Return every manifest in the store by number; of one number, those first that have the better right."""
-    found = []
-    for info in store.list(layout.versions_prefix(dataset)):
-        parsed = layout.parse_version_name(dataset, info.name)
-        if parsed:
-            number, digest = parsed
-            found.append(Version(dataset=dataset, number=number, digest=digest, modified=info.modified))
-    return sorted(found, key=lambda version: (version.number, version.modified, version.digest))
+def _version(dataset: str, item: Numbered) -> Version:
+    return Version(dataset=dataset, number=item.number, digest=item.digest, modified=item.modified)

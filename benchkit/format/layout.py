@@ -11,9 +11,10 @@ from benchkit.format.digests import DIGEST_CHARACTERS
 MARKER_NAME = "benchkit.json"
 STORE_FORMAT = 1
 DATASETS = "datasets/"
+EXPERIMENTS = "experiments/"
 
 _DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_VERSION_NAME = re.compile(rf"([1-9][0-9]{{0,8}})-([0-9a-f]{{{DIGEST_CHARACTERS}}})\.json")
+_NUMBERED_NAME = re.compile(rf"([1-9][0-9]{{0,8}})-([0-9a-f]{{{DIGEST_CHARACTERS}}})\.json")
 
 
 def is_object_name(name: str) -> bool:
@@ -62,13 +63,22 @@ def versions_prefix(dataset: str) -> str:
 
 def version_name(dataset: str, number: int, digest: str) -> str:
     """Return the object name of a manifest: `versions/<number>-<digest>.json`."""
-    return f"{versions_prefix(dataset)}{number}-{digest}.json"
+    return numbered_name(versions_prefix(dataset), number, digest)
 
 
 def parse_version_name(dataset: str, name: str) -> tuple[int, str] | None:
     """Return the number and digest that a manifest's object name carries, or None for another object."""
-    prefix = versions_prefix(dataset)
-    match = _VERSION_NAME.fullmatch(name[len(prefix) :]) if name.startswith(prefix) else None
+    return parse_numbered_name(versions_prefix(dataset), name)
+
+
+def numbered_name(prefix: str, number: int, digest: str) -> str:
+    """Return the object name of a numbered object: `<prefix><number>-<digest>.json`."""
+    return f"{prefix}{number}-{digest}.json"
+
+
+def parse_numbered_name(prefix: str, name: str) -> tuple[int, str] | None:
+    """Return the number and digest that a numbered object's name carries, or None for another object."""
+    match = _NUMBERED_NAME.fullmatch(name[len(prefix) :]) if name.startswith(prefix) else None
     return (int(match[1]), match[2]) if match else None
 
 
