@@ -17,6 +17,7 @@ from benchkit.errors import FormatError, ObjectNotFoundError
 from benchkit.format import canonical, layout
 from benchkit.format.fields import Fields
 from benchkit.format.manifest import MAX_MANIFEST_BYTES
+from benchkit.store import clock
 from benchkit.store.base import ObjectInfo, Store
 
 INTENT_FORMAT = 1
@@ -83,13 +84,5 @@ def intended_chunks(store: Store, dataset: str, *, young_seconds: float = YOUNG_
 
 
 def read_clock(store: Store, dataset: str) -> float:
-    """Return the store's time: that of an object written now, an intent that counts on nothing."""
-    name = new_intent_name(dataset)
-    store.write(name, encode_intent(dataset, ()))
-    try:
-        info = store.stat(name)
-        if info is None:
-            raise ObjectNotFoundError(f"{store.url} has lost {name}, which was written just now")
-        return info.modified
-    finally:
-        store.delete(name)
+    """Return the store's time: that of an intent written now, which counts on nothing."""
+    return clock.read_clock(store, new_intent_name(dataset), encode_intent(dataset, ()))

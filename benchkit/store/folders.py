@@ -1,0 +1,65 @@
+"""Fresh folders: filled beside their place, and renamed into it when they are whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+from benchkit.errors import UsageError
+from benchkit.store.locks import LockedFile, open_locked
+
+
+@contextmanager
+def fresh_folder(target: Path) -> Iterator[Path]:
+    """Give a folder to fill, which becomes the target when nothing went wrong, and else goes.
+
+    It lies beside the target and is locked as long as its process lives; what dead ones left is swept first.
+
+    Raises:
+        UsageError: There is something at the target, and it is no empty folder.
+    """
+    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
+        raise UsageError(f"{target} is there already: choose another folder, or remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = f".{target.name}-"
+    for left in target.parent.glob(f"{beside}*.part"):
+        with suppress(FileNotFoundError), _lock(left) or nullcontext() as lock:
+            if lock:
+                shutil.rmtree(left)
+    fresh, lock = _make_locked(target.parent, beside)
+    with lock:
+        try:
+            yield fresh
+            for path in (*fresh.rglob("*"), fresh):
+                _sync(path)
+            fresh.chmod(0o755)
+            fresh.rename(target)
+            _sync(target.parent)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+
+
+def _make_locked(parent: Path, prefix: str) -> tuple[Path, LockedFile]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=parent))
+        with suppress(FileNotFoundError):  # somebody swept it before it was locked
+            if lock := _lock(folder):
+                return folder, lock
+
+
+def _lock(folder: Path) -> LockedFile | None:
+    """Return the folder, locked; None where its maker lives, or somebody else sweeps it."""
+    return open_locked(folder, shared=False, writable=False, blocking=False)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
