@@ -168,6 +168,12 @@ def simulate(manifest: Manifest, options: SimulateOptions) -> Simulation:
     local, largest = min(options.ranks, options.ranks_per_node), int(tar.max())
     lanes = machine_lanes(lanes=options.open_chunks, local=local, count=options.ranks)
     least = smallest_limit(lanes=min(lanes, len(rows)), largest_tar_bytes=largest)
+    ahead = lookahead_limit(
+        largest_tar_bytes=largest,
+        lanes=min(options.open_chunks, len(rows)),
+        processes=local,
+        workers=options.workers,
+    )
     return Simulation(
         samples=order.total,
         chunks=len(rows),
@@ -179,9 +185,7 @@ def simulate(manifest: Manifest, options: SimulateOptions) -> Simulation:
         spread=mixing.spread() if full else None,
         nodes=nodes,
         cache_least_bytes=least,
-        cache_ahead_bytes=lookahead_limit(
-            largest_tar_bytes=largest, lanes=options.open_chunks, processes=local, workers=options.workers
-        ),
+        cache_ahead_bytes=ahead,
         cache_whole_bytes=max(least, *(node.tar_bytes for node in nodes)),
         first_batch_seconds=max(node.first_bytes for node in nodes) / options.bytes_per_second,
     )

@@ -84,7 +84,7 @@ class OpenedVersion:
         return share_room(
             limit_bytes=self.settings.cache_limit_bytes,
             largest_tar_bytes=self.largest_tar_bytes,
-            lanes=self.selection.lanes,
+            lanes=min(self.selection.lanes, len(self.manifest.chunks)),
             processes=read_local_world(),
             workers=workers,
         )

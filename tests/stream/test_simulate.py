@@ -273,7 +273,7 @@ def test_from_the_limit_told_on_processes_look_ahead(ranks, per_node, workers, l
         return share_room(
             limit_bytes=limit_bytes,
             largest_tar_bytes=max(chunk.tar_bytes for chunk in manifest.chunks),
-            lanes=lanes,
+            lanes=min(lanes, len(manifest.chunks)),
             processes=min(per_node, ranks),
             workers=workers,
         ).ahead
