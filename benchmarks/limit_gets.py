@@ -1,0 +1,28 @@
+"""The limit of a server: every object of a packed dataset fetched whole, several at once, none delivered."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import boto3
+from botocore.config import Config
+from cases import Case, Place
+
+_AT_ONCE = 8
+
+
+def measure(case: Case, place: Place) -> dict[str, float]:
+    """Return the samples per second that come with the objects."""
+    client = boto3.client("s3", endpoint_url=place.endpoint, config=Config(max_pool_connections=_AT_ONCE))
+    bucket, _, prefix = place.remote.removeprefix("s3://").partition("/")
+    started = time.perf_counter()
+    found = client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/")["Contents"]
+
+    def get(key: str) -> None:
+        for _ in client.get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(1 << 20):
+            pass
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(get, [entry["Key"] for entry in found]))
+    return {"first_rate": case.count / (time.perf_counter() - started)}

@@ -1,0 +1,59 @@
+"""The object store that is measured: an S3 server of this machine, and proxies that make it answer later."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+SUPPORT = Path(__file__).resolve().parent.parent / "tests"
+_AT_ONCE = 4
+
+
+class Objects:
+    """A bucket, reached without delay or with so many milliseconds before each request."""
+
+    def __init__(self, bucket: Any, endpoints: dict[int, str]) -> None:
+        self._bucket = bucket
+        self.endpoints = endpoints
+
+    def upload(self, folder: Path, prefix: str) -> str:
+        """Copy a folder's files below a prefix, and return its URL."""
+        files = [path for path in folder.rglob("*") if path.is_file()]
+
+        def send(path: Path) -> None:
+            key = f"{prefix}/{path.relative_to(folder).as_posix()}"
+            self._bucket.client.upload_file(str(path), self._bucket.name, key)
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(send, files))
+        return f"s3://{self._bucket.name}/{prefix}"
+
+
+@contextlib.contextmanager
+def serve_objects(latencies_ms: set[int]) -> Iterator[Objects]:
+    """Serve an empty bucket at an endpoint for each latency; the credentials are set in the environment.
+
+    Raises:
+        ServerMissingError: No S3 server can be had here; the message says why.
+    """
+    if str(SUPPORT) not in sys.path:
+        sys.path.append(str(SUPPORT))
+    from support.fault_proxy import FaultProxy  # noqa: PLC0415  # the path to them is made here
+    from support.faults import Fault  # noqa: PLC0415
+    from support.s3_servers import ENVIRONMENT, make_bucket, serve_swift  # noqa: PLC0415
+
+    os.environ.update(ENVIRONMENT)
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(serve_swift())
+        endpoints = {0: server.endpoint}
+        for latency in latencies_ms - {0}:
+            proxy = stack.enter_context(FaultProxy(server.endpoint))
+            proxy.inject(Fault("request", "stall", seconds=latency / 1000), times=math.inf)
+            endpoints[latency] = proxy.url
+        yield Objects(make_bucket(server), endpoints)
