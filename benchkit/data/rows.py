@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchkit.data.samples import Samples
-from benchkit.data.sources import BLOCK_BYTES, FileFacts, open_source, source_name, stat_source
+from benchkit.data.sources import BLOCK_BYTES, FileFacts, read_source, source_name, stat_source
 from benchkit.format.chunk import SourceFile
 from benchkit.format.digests import checksum, new_checksum
 from benchkit.format.index import ChunkIndex
@@ -114,7 +114,8 @@ class PackedRows:
         """Return the facts of the row's files as they were when they were read; None where one is another."""
         found = []
         for member, path in enumerate(paths, start=self._first[row]):
-            file, facts = open_source(number, path, at_once=BLOCK_BYTES)
+            facts = stat_source(number, path)
+            file = read_source(number, path, facts, at_once=BLOCK_BYTES)
             if file.size != self._sizes[member] or self._checksum(file) != self._checksums[member]:
                 return None
             found.append(facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from benchkit.data.journal import Segment
 from benchkit.data.rows import FACTS_BYTES, PackedRows, digest_facts
 from benchkit.data.samples import Samples
 from benchkit.data.sizes import CHUNK_OVERHEAD, file_bytes, overhead_bytes
-from benchkit.data.sources import check_unchanged, open_source, source_name
+from benchkit.data.sources import read_source, source_name, stat_source
 from benchkit.data.staged import find_index
 from benchkit.format import canonical
 from benchkit.format.chunk import FRAME_BYTES, PROBE_RATIO, ZSTD_LEVEL, ChunkWriter, Codec, SourceFile
@@ -27,7 +28,7 @@ from benchkit.store.local import LocalStore
 AT_ONCE_BYTES = 1 << 20
 """A file of at most this size is read in one go, until those of its sample fill four times as much."""
 
-_SEGMENT_FORMAT = 1
+_SEGMENT_FORMAT = 2
 """Part of a segment's digest: raised when packing would write other chunks from the same samples."""
 
 
@@ -96,8 +97,7 @@ class PackedSegment:
     bytes_read: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     """A sample ready to be written; `size` is what it takes in a chunk, `facts` tells its files."""
 
     key: bytes
@@ -169,19 +169,19 @@ class _RowReader:
         """Yield the samples in written order, each once."""
         task = self._task
         for index, key, paths in self._samples.walked(task.indices, task.repeats, task.checks):
-            files, found, at_once, size = [], [], 4 * AT_ONCE_BYTES, 0
-            for path in paths:
-                file, facts = open_source(index, path, at_once=min(at_once, AT_ONCE_BYTES))
+            # What is found before the label is made must still be so once a file has been read: the label may
+            # be made of what the files hold.
+            facts = [stat_source(index, path) for path in paths]
+            label = self._samples.label(index)
+            files, at_once, size = [], 4 * AT_ONCE_BYTES, 0
+            for path, found in zip(paths, facts, strict=True):
+                file = read_source(index, path, found, at_once=min(at_once, AT_ONCE_BYTES))
                 at_once -= file.size
                 size += file_bytes(file.size)
                 self.source_bytes += file.size
                 files.append(file)
-                found.append(facts)
-            label = self._samples.label(index)
-            for path, facts in zip(paths, found, strict=True):  # the label may be made of what they hold
-                check_unchanged(index, path, facts)
             size += overhead_bytes(key, [file.name for file in files], label)
-            yield _Row(key, files, label, size, digest_facts(paths, found))
+            yield _Row(key, files, label, size, digest_facts(paths, facts))
 
 
 def _write_chunks(job: PackJob, rows: Iterator[_Row]) -> Iterator[tuple[ChunkEntry, bytes]]:

@@ -55,24 +55,24 @@ def stat_source(index: int, path: str) -> FileFacts:
     return _facts(status, index, path)
 
 
-def open_source(index: int, path: str, *, at_once: int) -> tuple[SourceFile, FileFacts]:
-    """Return a file on its way into a chunk, and its facts.
+def read_source(index: int, path: str, facts: FileFacts, *, at_once: int) -> SourceFile:
+    """Return a file on its way into a chunk.
 
     Args:
         index: The sample it belongs to.
         path: Where it is.
+        facts: What was found of it; they must still be so once it has been read.
         at_once: A file of at most this many bytes is read now; a larger one when its blocks are taken.
 
     Raises:
-        SampleError: The file cannot be read, or changed while it was read; the blocks raise it too.
+        SampleError: The file cannot be read, or changed since it was looked at; the blocks raise it too.
     """
     name = source_name(index, path)
+    if facts.size > at_once:
+        return SourceFile(name, facts.size, _read_blocks(index, path, facts))
     try:
         descriptor = os.open(path, _FLAGS)
         try:
-            facts = _facts(os.fstat(descriptor), index, path)
-            if facts.size > at_once:
-                return SourceFile(name, facts.size, _read_blocks(index, path, facts)), facts
             data = _read_all(descriptor, facts.size)
             if len(data) != facts.size or facts != _facts(os.fstat(descriptor), index, path):
                 raise _changed(index, path)
@@ -80,13 +80,7 @@ def open_source(index: int, path: str, *, at_once: int) -> tuple[SourceFile, Fil
             os.close(descriptor)
     except OSError as error:
         raise _cannot_read(index, path, error) from error
-    return SourceFile(name, facts.size, (data,)), facts
-
-
-def check_unchanged(index: int, path: str, facts: FileFacts) -> None:
-    """Raise `SampleError` unless the file's facts are still these."""
-    if stat_source(index, path) != facts:
-        raise _changed(index, path)
+    return SourceFile(name, facts.size, (data,))
 
 
 def _read_all(descriptor: int, size: int) -> bytes:

@@ -14,7 +14,7 @@ from benchkit.format.digests import digest_bytes
 from benchkit.format.index import ChunkIndex, decode_index
 from benchkit.format.layout import MARKER_NAME, chunks_prefix
 from benchkit.format.manifest import ChunkEntry, Manifest
-from benchkit.format.sample import ReadRange, read_files, read_label
+from benchkit.format.sample import ReadRange, read_rows
 from benchkit.store.base import Store
 
 ATTEMPTS = 2
@@ -182,8 +182,7 @@ def _check_samples(chunk: ChunkEntry, index: ChunkIndex, tar: int, what: str) ->
 
 def _find_fault(index: ChunkIndex, row: int, read: ReadRange, what: str) -> str | None:
     try:
-        read_label(index, row, read, what=what)
-        read_files(index, row, read, what=what)
+        read_rows(index, [row], read, what=what)
     except (CorruptError, FormatError) as error:
         return str(error)
     return None

@@ -1,19 +1,18 @@
 """The chunk writer: samples in, a deterministic tar out, in one pass with bounded memory.
 
-The tar is cut into frames of 4 MiB. The first frame is compressed as a probe: where that does not pay, the
-chunk is stored as a plain tar, else every frame is compressed by itself, the index in a frame of its own.
+The tar is cut into frames of 4 MiB. Parts of the first are compressed as a probe: where that does not pay,
+the chunk is stored as a plain tar, else every frame is compressed by itself, the index in a frame of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, NamedTuple
 
 import zstandard
 
 from benchkit.format import tar
-from benchkit.format.digests import digest_bytes, digest_key, new_checksum, new_hasher
+from benchkit.format.digests import checksum, digest_bytes, digest_key, new_checksum, new_hasher
 from benchkit.format.index import INDEX_NAME, IndexBuilder
 from benchkit.format.labels import EncodedLabel
 from benchkit.format.manifest import ChunkEntry, CodecName, IndexPlace
@@ -24,11 +23,15 @@ CODECS: tuple[Codec, ...] = ("auto", "zstd", "none")
 FRAME_BYTES = 4 << 20
 ZSTD_LEVEL = 3
 PROBE_RATIO = 0.9
-"""Compression pays when a frame shrinks below this share of itself."""
+"""Compression pays when the probe shrinks below this share of itself."""
+PROBE_PARTS = (256 << 10, 1 << 20)
+"""The probe is the first bytes, so many, of every so many of the first frame."""
+
+_PLAIN_BYTES = 1 << 20
+"""A plain chunk is digested and written so much at a time, while it is in the processor's cache."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
+class SourceFile(NamedTuple):
     """A file on its way into a chunk: original base name, size in bytes, and its bytes in blocks."""
 
     name: bytes
@@ -66,7 +69,8 @@ class ChunkWriter:
         self._sink = sink
         self._asked = codec
         self._compressor: zstandard.ZstdCompressor | None = None
-        self._decided = False
+        self._decided = codec == "none"
+        self._unit = _PLAIN_BYTES if self._decided else FRAME_BYTES
         self._buffer = bytearray()
         self._tar_hasher = new_hasher()
         self._stored_hasher = new_hasher()
@@ -142,47 +146,61 @@ class ChunkWriter:
         )
 
     def _add_member(self, name: bytes, size: int, blocks: Iterable[bytes | memoryview]) -> None:
-        self._buffer += tar.header(name, size)
-        offset = self.tar_bytes
+        buffer = self._buffer
+        buffer += tar.header(name, size)
+        offset = self._tar_bytes + len(buffer)
+        if isinstance(blocks, tuple) and len(blocks) == 1:
+            (data,) = blocks
+            buffer += data
+            taken, digest = len(data), checksum(data)
+        else:
+            taken, digest = self._add_blocks(blocks)
+        if taken != size:
+            raise ValueError(f"a file of {size} bytes gave {taken}")
+        buffer += tar.padding(size)
+        self._index.add_member(offset, size, digest)
+        if len(buffer) >= self._unit:
+            self._flush(len(buffer) - len(buffer) % self._unit)
+
+    def _add_blocks(self, blocks: Iterable[bytes | memoryview]) -> tuple[int, int]:
+        """Add a member's data as it comes; return its size and checksum."""
         hasher, taken = new_checksum(), 0
         for block in blocks:
             hasher.update(block)
             taken += len(block)
             self._buffer += block
-            if len(self._buffer) >= FRAME_BYTES:
-                self._flush(len(self._buffer) - len(self._buffer) % FRAME_BYTES)
-        if taken != size:
-            raise ValueError(f"a file of {size} bytes gave {taken}")
-        self._buffer += tar.padding(size)
-        self._index.add_member(offset, size, hasher.intdigest())
+            if len(self._buffer) >= self._unit:
+                self._flush(len(self._buffer) - len(self._buffer) % self._unit)
+        return taken, hasher.intdigest()
 
     def _flush(self, count: int) -> None:
         """Send the first `count` bytes of the buffer on, frame by frame."""
         with memoryview(self._buffer) as view:
-            for start in range(0, count, FRAME_BYTES):
-                self._emit(view[start : min(start + FRAME_BYTES, count)])
+            for start in range(0, count, self._unit):
+                self._emit(view[start : min(start + self._unit, count)])
         del self._buffer[:count]
 
     def _emit(self, frame: bytes | memoryview) -> None:
         """Send one frame of tar on, compressed or not."""
+        if not self._decided:
+            self._decide(frame)
         self._tar_hasher.update(frame)
         self._tar_bytes += len(frame)
-        stored: bytes | memoryview = self._compressor.compress(frame) if self._compressor else frame
-        if not self._decided:
-            stored = self._decide(frame)
+        stored: bytes | memoryview = frame
         if self._compressor:
+            stored = self._compressor.compress(frame)
             self._stored_hasher.update(stored)
         self._stored_bytes += len(stored)
         self._sink.write(stored)
 
-    def _decide(self, frame: bytes | memoryview) -> bytes | memoryview:
-        """Choose the codec by the first frame, and return that frame as it is stored."""
+    def _decide(self, frame: bytes | memoryview) -> None:
+        """Choose the codec by the first frame."""
         self._decided = True
-        if self._asked == "none":
-            return frame
         compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_content_size=True)
-        stored = compressor.compress(frame)
-        if self._asked == "auto" and len(stored) >= PROBE_RATIO * len(frame):
-            return frame
+        if self._asked == "auto":
+            length, step = PROBE_PARTS
+            parts = [frame[start : start + length] for start in range(0, len(frame), step)]
+            shrunk = sum(len(compressor.compress(part)) for part in parts)
+            if shrunk >= PROBE_RATIO * sum(map(len, parts)):
+                return
         self._compressor = compressor
-        return stored

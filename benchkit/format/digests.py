@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import blake3
@@ -36,9 +37,8 @@ def digest_key(key: bytes) -> bytes:
     return blake3.blake3(key).digest(length=16)
 
 
-def checksum(data: bytes | bytearray | memoryview) -> int:
-    """Return the XXH3 checksum of a member's bytes: 64 bits, seed 0."""
-    return xxhash.xxh3_64_intdigest(data)
+checksum: Callable[[bytes | bytearray | memoryview], int] = xxhash.xxh3_64_intdigest
+"""Return the XXH3 checksum of a member's bytes: 64 bits, seed 0."""
 
 
 def new_checksum() -> xxhash.xxh3_64:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from array import array
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -84,10 +85,15 @@ class ChunkIndex:
         }
         return ChunkIndex(**narrow, kinds=self.kinds)
 
-    def file_names(self, row: int) -> list[str]:
-        """Return the original base names of the row's files."""
-        first, end = int(self.sample_file[row]), int(self.sample_file[row + 1])
-        return [_text(self.names, self.name_end, number) for number in range(first, end)]
+    def file_names(self, row: int, end: int | None = None) -> list[str]:
+        """Return the original base names of the files of a row, or of all rows from it to before `end`."""
+        first, last = int(self.sample_file[row]), int(self.sample_file[row + 1 if end is None else end])
+        ends = [int(self.name_end[first - 1]) if first else 0, *self.name_end[first:last].tolist()]
+        names = self.names[ends[0] : ends[-1]].tobytes()
+        return [
+            names[begin - ends[0] : end - ends[0]].decode("utf-8", "surrogateescape")
+            for begin, end in pairwise(ends)
+        ]
 
 
 class IndexBuilder:
@@ -99,6 +105,7 @@ class IndexBuilder:
         self._sample_file = array("I", [0])
         self._kind = array("I")
         self._kinds: dict[bytes, int] = {}
+        self._last_kind: tuple[Any, int] | None = None
         self._key_end = array("I")
         self._name_end = array("I")
         self._keys = bytearray()
@@ -111,8 +118,10 @@ class IndexBuilder:
 
     def add_member(self, offset: int, size: int, checksum: int) -> None:
         """Add a member of the sample that `end_sample` will name."""
-        for column, value in zip(self._members, (offset, size, checksum), strict=True):
-            column.append(value)
+        offsets, sizes, checksums = self._members
+        offsets.append(offset)
+        sizes.append(size)
+        checksums.append(checksum)
 
     def end_sample(self, key: bytes, names: list[bytes], kind: Any) -> None:
         """Make one row of the members added since the last call."""
@@ -123,7 +132,13 @@ class IndexBuilder:
             self._name_end.append(len(self._names))
         self._sample_member.append(len(self._members[0]))
         self._sample_file.append(len(self._name_end))
-        self._kind.append(self._kinds.setdefault(canonical.encode(kind), len(self._kinds)))
+        self._kind.append(self._number_kind(kind))
+
+    def _number_kind(self, kind: Any) -> int:
+        """Return the number of a kind; the kind of the sample before is known without writing it again."""
+        if self._last_kind is None or self._last_kind[0] != kind:
+            self._last_kind = kind, self._kinds.setdefault(canonical.encode(kind), len(self._kinds))
+        return self._last_kind[1]
 
     def encode(self) -> bytes:
         """Return the index as it stands in the chunk.

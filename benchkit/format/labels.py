@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,8 +37,7 @@ _FLOAT_TEXTS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _Place = tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedLabel:
+class EncodedLabel(NamedTuple):
     """A label as a chunk holds it: kind, text of `.cls` or `.json` member, `.npy` members in order."""
 
     kind: Any
@@ -73,22 +71,36 @@ def encode_label(label: object) -> EncodedLabel:
     return EncodedLabel(kind, text, encoder.arrays)
 
 
-def decode_label(kind: Any, text: bytes, next_array: Callable[[], bytes], *, what: object) -> Any:
+def decode_label(kind: Any, text: bytes, arrays: Sequence[bytes], *, what: object) -> Any:
     """Return the label.
 
     Args:
         kind: The tree that `encode_label` gave, checked by `check_kind`.
         text: Contents of the `.cls` or `.json` member.
-        next_array: Returns the bytes of the sample's next `.npy` member.
+        arrays: Contents of the sample's `.npy` members.
         what: The sample, for messages.
 
     Raises:
         FormatError: Text, arrays and kind do not fit each other.
     """
+    rest = iter(arrays)
     if kind == "cls":
-        return _int_of(text.decode("ascii", "replace"), what)
-    value = canonical.decode(text, what=what, max_bytes=MAX_TEXT_BYTES)
-    return value if kind == "json" else _decode(value, kind, next_array, what)
+        label: Any = _int_of(text.decode("ascii", "replace"), what)
+    else:
+        value = canonical.decode(text, what=what, max_bytes=MAX_TEXT_BYTES)
+        label = value if kind == "json" else _decode(value, kind, rest, what)
+    if next(rest, None) is not None:
+        raise FormatError(f"the label of {what} has more arrays than its kind says")
+    return label
+
+
+def decode_ints(texts: Sequence[bytes]) -> list[int] | None:
+    """Return the labels that `.cls` members hold, or None where one is not as `encode_label` writes it."""
+    try:
+        numbers = list(map(int, texts))
+    except ValueError:
+        return None
+    return numbers if [b"%d" % number for number in numbers] == list(texts) else None
 
 
 class _Encoder:
@@ -211,7 +223,7 @@ def _float_text(value: float) -> str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _decode(value: Any, kind: Any, next_array: Callable[[], bytes], what: object) -> Any:
+def _decode(value: Any, kind: Any, arrays: Iterator[bytes], what: object) -> Any:
     if kind == "json":
         return value
     if kind == "float":
@@ -220,12 +232,15 @@ def _decode(value: Any, kind: Any, next_array: Callable[[], bytes], what: object
     if name == "scalar" and inner:
         return _scalar_of(value, inner, what)
     if name in ("list", "tuple"):
-        return _decode_items(value, name, inner, next_array, what)
+        return _decode_items(value, name, inner, arrays, what)
     if name in ("dict", "int_dict"):
-        return _decode_dict(value, name, inner, next_array, what)
+        return _decode_dict(value, name, inner, arrays, what)
     if value is not None:
         raise FormatError(f"the label of {what} has {value!r:.60} where its kind says an array")
-    array = decode_array(next_array(), what=what)
+    data = next(arrays, None)
+    if data is None:
+        raise FormatError(f"the label of {what} has fewer arrays than its kind says")
+    array = decode_array(data, what=what)
     if name == "tensor":
         return array_to_tensor(array, inner, what=what)
     if name == "scalar" and array.ndim:
@@ -233,25 +248,25 @@ def _decode(value: Any, kind: Any, next_array: Callable[[], bytes], what: object
     return array if name == "array" else array[()]
 
 
-def _decode_items(value: Any, name: str, inner: Any, next_array: Callable[[], bytes], what: object) -> Any:
+def _decode_items(value: Any, name: str, inner: Any, arrays: Iterator[bytes], what: object) -> Any:
     if not isinstance(value, list) or (isinstance(inner, list) and len(inner) != len(value)):
         raise FormatError(f"the label of {what} is no list of the length its kind has")
     kinds = inner if isinstance(inner, list) else [inner] * len(value)
-    items = [_decode(item, kind, next_array, what) for item, kind in zip(value, kinds, strict=True)]
+    items = [_decode(item, kind, arrays, what) for item, kind in zip(value, kinds, strict=True)]
     return tuple(items) if name == "tuple" else items
 
 
-def _decode_dict(value: Any, name: str, inner: Any, next_array: Callable[[], bytes], what: object) -> Any:
+def _decode_dict(value: Any, name: str, inner: Any, arrays: Iterator[bytes], what: object) -> Any:
     if not isinstance(value, dict):
         raise FormatError(f"the label of {what} is no dict where its kind says one")
     if not isinstance(inner, list):
         return {
-            _int_of(key, what) if name == "int_dict" else key: _decode(item, inner, next_array, what)
+            _int_of(key, what) if name == "int_dict" else key: _decode(item, inner, arrays, what)
             for key, item in value.items()
         }
     if [str(key) for key, _ in inner] != list(value):
         raise FormatError(f"the label of {what} is no dict with the keys its kind has")
-    return {key: _decode(value[str(key)], kind, next_array, what) for key, kind in inner}
+    return {key: _decode(value[str(key)], kind, arrays, what) for key, kind in inner}
 
 
 def _int_of(text: str, what: object) -> int:

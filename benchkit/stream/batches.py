@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import random
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from benchkit.errors import BenchKitError, CorruptError, SampleError, UsageError
 from benchkit.stream.chunks import IterableChunk, source_of
 from benchkit.stream.course import BatchPlan
+from benchkit.stream.handover import pack
 from benchkit.stream.options import OnError
 from benchkit.stream.order import mix_seed
+from benchkit.stream.randomness import Randomness
 from benchkit.stream.reports import BatchReport
 
 
@@ -48,6 +47,7 @@ class BatchSource(Dataset[Any]):
         self._chunk = chunk
         self._on_error = on_error
         self._timeout_seconds = timeout_seconds
+        self._randomness = Randomness()
 
     def __len__(self) -> int:
         """Return the number of samples of the whole dataset."""
@@ -64,12 +64,13 @@ class BatchSource(Dataset[Any]):
         """Return the rows that `_data_iterator` makes of the plan's samples, as many as there are samples."""
         if not isinstance(plan, BatchPlan):
             return self[plan]
-        source, report = source_of(self._chunk), BatchReport()
+        source, report = source_of(self._chunk), BatchReport(asked=len(plan.positions))
         reader = source.open().reader
         reader.keep, reader.timeout_seconds = plan.keep, self._timeout_seconds
         sliced_before = reader.rows_read
         rows: list[Any] = []
-        with _random_numbers(mix_seed(source.selection.seed, plan.epoch, plan.start, int(plan.positions[0]))):
+        seed = mix_seed(source.selection.seed, plan.epoch, plan.start, int(plan.positions[0]))
+        with self._randomness.seeded(seed):
             positions = plan.positions
             while len(positions):
                 source.assign(plan.epoch, positions)
@@ -85,8 +86,9 @@ class BatchSource(Dataset[Any]):
                     return Rows([], report)
         reader.trim()
         report.rows = len(rows)
-        size = len(plan.positions)
-        return Rows([rows[number % len(rows)] for number in range(size)] if rows else [], report)
+        if rows and len(rows) != report.asked:
+            rows = [rows[number % len(rows)] for number in range(report.asked)]
+        return Rows(rows, report)
 
     def _take_error(self, error: Exception, report: BatchReport) -> None:
         """Count the sample as left out, or make the error the batch's failure."""
@@ -114,7 +116,8 @@ class Collate:
     def __call__(self, rows: Rows) -> LoadedBatch:
         """Collate the rows, if there are any; what goes wrong ends the pass."""
         try:
-            return LoadedBatch(self.collate_fn(rows.rows) if rows.rows else None, rows.report)
+            data = self.collate_fn(rows.rows) if rows.rows else None
+            return LoadedBatch(pack(data) if get_worker_info() else data, rows.report)
         except Exception as error:  # noqa: BLE001 - the user's rows raise what they like
             message = (
                 f"rows of _data_iterator do not make a batch: {type(error).__name__}: {error} "
@@ -122,24 +125,3 @@ class Collate:
             )
             rows.report.failure = (SampleError(message), traceback.format_exc())
             return LoadedBatch(None, rows.report)
-
-
-@contextmanager
-def _random_numbers(seed: int) -> Iterator[None]:
-    """Seed torch, NumPy and random: augmentation depends on the batch, and not on who makes it.
-
-    In the training process their states are put back, so that the model's random numbers go on undisturbed.
-    """
-    states = None
-    if get_worker_info() is None:
-        states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    torch.default_generator.manual_seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        if states:
-            torch.set_rng_state(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
-            random.setstate(states[2])

@@ -31,6 +31,8 @@ _NO_SPACE = {ENOSPC, EDQUOT}
 _SET_LIMIT = "set BENCHKIT_CACHE_LIMIT_BYTES, or limit_bytes under [cache] of benchkit.toml, to at least"
 _IDLE_SECONDS = 0.1
 """How long a fetch may wait for room before others are asked to give up what they could spare for it."""
+_SPARE_SECONDS = 2.0
+"""How long others are asked to give up what they can spare when the disk is full."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,8 +192,12 @@ class ChunkCache:
         return OpenChunk(part, folder.tar_path(digest), size=wanted.chunk.tar_bytes, what=wanted.what)
 
     def _fill(self, folder: CacheFolder, part: LockedFile, wanted: _Wanted) -> None:
-        """Make room and fetch; a full disk costs other tars, then is an error."""
+        """Make room and fetch; a full disk costs other tars, then what others can spare, then is an error."""
         chunk = wanted.chunk
+        # Who waits for this fetch sees it stand still, and gives up what it holds.
+        spare = Patience(
+            min(wanted.patience.seconds, _SPARE_SECONDS), longest_pause_seconds=2 * _IDLE_SECONDS
+        )
         while True:
             self._reserve(folder, part, wanted)
             try:
@@ -204,8 +210,11 @@ class ChunkCache:
                     raise
                 wanted.patience.renew()
                 os.ftruncate(part.fd, 0)
-                freed = folder.free(chunk.tar_bytes)
-                if freed == 0 and not wanted.make_room():
+                if folder.free(chunk.tar_bytes) or wanted.make_room():
+                    spare.renew()
+                    continue
+                folder.call_for_room()
+                if not spare.pause():
                     raise CacheError(
                         f"no space for {wanted.what} ({chunk.tar_bytes} bytes) in the cache {self.folder}: "
                         f"{error.strerror}, and nothing is left to evict; free space on that disk, or choose "

@@ -74,7 +74,8 @@ class CacheFolder:
 
     def sweep(self) -> None:
         """Remove what processes that are gone had begun to fetch."""
-        _sweep(self.chunks, self._entries())
+        with self._locked():
+            _sweep(self.chunks, self._entries())
 
     def reserve(self, part: LockedFile, *, size: int, limit_bytes: int) -> int:
         """Give a fetch its bytes: unused tars are evicted, and the `.part` takes its full size.

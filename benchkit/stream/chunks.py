@@ -61,12 +61,12 @@ class IterableChunk(IterableDataset[Any]):
         self.__shard: Shard | None = None
 
     def _data_iterator(self) -> Iterator[tuple[Any, list[MemberFile] | None]]:
-        """Yield `(label, files)` of the samples at hand.
+        """Return an iterator over `(label, files)` of the samples at hand.
 
         The label is what `get_label_and_numeric_data` returned; each file is an in-memory binary file with
         its original base name as `.name`; a sample without files has None for them.
         """
-        yield from source_of(self).samples()
+        return source_of(self).samples()
 
     def __len__(self) -> int:
         """Return the number of samples of the whole dataset."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,11 @@ class Course:
         )
         keep = self.keep if step < self.steps - self.readers else 0
         return BatchPlan(self.epoch, start, positions, keep)
+
+    def earlier(self) -> Iterator[BatchPlan]:
+        """Yield the plans of an undisturbed pass up to where this one starts, the last one first."""
+        undisturbed = replace(self, start=0, keep=0)
+        yield from map(undisturbed.plan, reversed(range(-(-self.start // self.stride))))
 
 
 class CourseSampler(Sampler[Any]):

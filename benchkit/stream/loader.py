@@ -52,6 +52,7 @@ class ChunkLoader(DataLoader[Any]):
         self.report = PassReport()
         self.on_report: Callable[[BatchReport], None] | None = None
         self._source = source_of(chunk)
+        self._source.timeout_seconds = options.timeout_seconds
         self._shard: Shard | None = None
         self._epoch, self._position = 0, 0
         self._at_start = True
@@ -156,7 +157,7 @@ class ChunkLoader(DataLoader[Any]):
         lookahead = Lookahead(opened, course.plan, course.steps, ahead)
         with self._loading(course) as loaded, registered(self), lookahead:
             try:
-                for step, data in enumerate(self._full_batches(loaded, lookahead)):
+                for step, data in enumerate(self._full_batches(loaded, lookahead, course)):
                     self.end_of_dataloader = step + 1 == course.steps
                     self._position = course.position(step + 1)
                     self.report.batches = step + 1
@@ -171,7 +172,9 @@ class ChunkLoader(DataLoader[Any]):
         self._set(epoch + 1, 0)
         self.report.warn_of_other_rows(opened.version.label)
 
-    def _full_batches(self, loaded: Iterator[LoadedBatch], lookahead: Lookahead) -> Iterator[Any]:
+    def _full_batches(
+        self, loaded: Iterator[LoadedBatch], lookahead: Lookahead, course: Course
+    ) -> Iterator[Any]:
         """Yield one batch of rows per step: an empty one is replaced by its neighbour."""
         neighbour, waiting = None, 0
         lookahead.start()
@@ -181,18 +184,30 @@ class ChunkLoader(DataLoader[Any]):
             self.report.add(report, max_errors=self.options.max_errors)
             if self.on_report:
                 self.on_report(report)
-            if data is None and neighbour is None:
+            if data is None and neighbour is None and not waiting:
+                neighbour = self._batch_before(course)
+            elif data is not None:
+                neighbour = data
+            if neighbour is None:
                 waiting += 1
                 continue
-            if data is not None:
-                neighbour = data
             for _ in range(waiting + 1):
                 yield neighbour
             waiting = 0
         if waiting:
             raise DatasetError(
-                f"_data_iterator yielded nothing for the {self.report.samples} samples it was handed"
+                f"_data_iterator yielded nothing for all {self.report.samples} samples of "
+                f"{self.opened.version.label} that this process read: leave samples out when you pack them"
             )
+
+    def _batch_before(self, course: Course) -> Any:
+        """Return the last batch with rows before this pass began, as an undisturbed one has it, or None."""
+        for plan in course.earlier():
+            data, report = self.collate_fn(self.dataset.__getitems__(plan))  # type: ignore[attr-defined]
+            PassReport().add(report, max_errors=self.options.max_errors)
+            if data is not None:
+                return data
+        return None
 
     def _next(self, loaded: Iterator[LoadedBatch]) -> LoadedBatch | None:
         """Return the next batch as it comes, None behind the last."""

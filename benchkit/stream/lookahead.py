@@ -87,11 +87,20 @@ class Lookahead:
             raise self._failure
 
     def _run(self) -> None:
+        """Look ahead, and let all go at the end, whatever ends it."""
+        try:
+            self._look_ahead()
+        except Exception as error:  # noqa: BLE001 - raised again in the training's thread
+            self._failure = self._failure or error
+        finally:
+            with self._changed:
+                self._let_go(self._steps)
+
+    def _look_ahead(self) -> None:
         heard = self._opened.cache.last_call()
         while True:
             with self._changed:
                 if self._stopped:
-                    self._let_go(self._steps)
                     return
                 step, seen = self._step, self._changes
                 self._let_go(step)
@@ -119,7 +128,7 @@ class Lookahead:
         with self._changed:
             while self._wanted and len(self._fetching) < min(FETCHERS, self._ahead - len(self._held)):
                 chunk = self._wanted.popleft()
-                if chunk in self._last_need:
+                if chunk in self._last_need and chunk not in self._fetching:
                     self._fetching.add(chunk)
                     threading.Thread(target=self._bring, args=(chunk,), name=_NAME, daemon=True).start()
 

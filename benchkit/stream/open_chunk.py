@@ -73,9 +73,11 @@ class OpenChunk:
                     f"{self._what} is corrupt in the cache: {self.path} ends at {os.fstat(fd).st_size} "
                     f"of {self.size} bytes; remove the file and it is fetched again"
                 )
+            if len(piece) == length:
+                return piece
             pieces.append(piece)
             offset += len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return b"".join(pieces)
 
     def close(self) -> None:
         """Let the tar go; closing twice, or in a forked child, does nothing more."""

@@ -31,8 +31,10 @@ ORDER_VERSION = 1
 LEAST_CACHE_BYTES = 4 << 20
 """Permutations kept take at most this, or two of the largest for every lane where that is more."""
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_GOLDEN = 0x9E3779B97F4A7C15
 """2^64 divided by the golden ratio."""
+_FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_MASK = (1 << 64) - 1
 _CHUNKS, _PIECES, _ROWS, _BATCHES = 1, 2, 3, 4
 _TABLES_KEPT = 2
 
@@ -89,7 +91,7 @@ class _Permutations:
         """Return a permutation of 0 … rows - 1, (rows,), in the smallest unsigned integers that hold it."""
         found = self._kept.get((seed, rows))
         if found is None:
-            numbers = _pick(np.array([seed], dtype=np.uint64), np.arange(rows, dtype=np.int64))
+            numbers = _pick(seed, np.arange(rows, dtype=np.int64))
             found = np.argsort(numbers, kind="stable").astype(np.min_scalar_type(rows - 1))
             self._kept[seed, rows] = found
             self.used_bytes += found.nbytes
@@ -286,7 +288,7 @@ def remainder(*, total: int, position: int, batch_size: int, count: int) -> int:
 
 def mix_seed(seed: int, epoch: int, start: int, first: int) -> int:
     """Return the seed, below 2^63, of a batch's random numbers, by its global batch and first row."""
-    return int(_seed(seed, _BATCHES, epoch, start, first)[0]) >> 1
+    return _seed(seed, _BATCHES, epoch, start, first) >> 1
 
 
 def _left(total: int, position: int) -> int:
@@ -319,25 +321,28 @@ def _edges(lengths: Ints) -> Ints:
 
 def _turns(lanes: int) -> Ints:
     """Return which of L consecutive positions visits each lane, (lanes,): the inverse of v."""
-    return np.argsort(np.arange(1, lanes + 1, dtype=np.uint64) * _GOLDEN, kind="stable")
+    return np.argsort(np.arange(1, lanes + 1, dtype=np.uint64) * np.uint64(_GOLDEN), kind="stable")
 
 
-def _seed(*keys: int) -> Hashes:
-    """Return the seed, (1,), that the keys lead to: each picks from the stream of the one before."""
-    seed = np.zeros(1, dtype=np.uint64)
+def _seed(*keys: int) -> int:
+    """Return the seed that the keys lead to: each picks from the stream of the one before."""
+    seed = 0
     for key in keys:
-        seed = _pick(seed, np.array([key], dtype=np.int64))
+        mixed = (key + 1) * _GOLDEN + seed & _MASK
+        mixed = (mixed ^ mixed >> 30) * _FACTORS[0] & _MASK
+        mixed = (mixed ^ mixed >> 27) * _FACTORS[1] & _MASK
+        seed = mixed ^ mixed >> 31
     return seed
 
 
-def _pick(seed: Hashes, numbers: Ints) -> Hashes:
-    """Return what stands at these places, from 0 on, in SplitMix64's stream with that seed, (1,).
+def _pick(seed: int, numbers: Ints) -> Hashes:
+    """Return what stands at these places, from 0 on, in SplitMix64's stream with that seed.
 
     Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014; the constants are those of
     Vigna's splitmix64.c.
     """
-    mixed: Hashes = (numbers.astype(np.uint64) + np.uint64(1)) * _GOLDEN + seed
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: Hashes = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN) + np.uint64(seed)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(_FACTORS[0])
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(_FACTORS[1])
     mixed ^= mixed >> np.uint64(31)
     return mixed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -18,24 +19,28 @@ from benchkit.errors import CorruptError, DatasetError
 from benchkit.format.digests import digest_bytes
 from benchkit.format.index import ChunkIndex, decode_index
 from benchkit.format.manifest import Manifest
-from benchkit.format.sample import MemberFile, read_files, read_label
+from benchkit.format.sample import Sample, read_rows
 from benchkit.store.base import Store
 from benchkit.stream.cache import TIMEOUT_SECONDS, ChunkCache
 from benchkit.stream.calls import CallListener
 from benchkit.stream.open_chunk import OpenChunk
 from benchkit.stream.patience import call_patiently
 
-Row = tuple[Any, list[MemberFile] | None]
+AT_ONCE_BYTES = 4 << 20
+"""Rows of a chunk are read so many at once that they have about these bytes together."""
+
+_HEAP_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A chunk in use: its cached tar, its index, and its live rows (None when all are)."""
+    """A chunk in use: cached tar, index, live rows (None: all are), and how many are read at once."""
 
     what: str
     tar: OpenChunk
     index: ChunkIndex
     live: npt.NDArray[np.int64] | None
+    at_once: int
 
 
 class ChunkReader:
@@ -81,25 +86,34 @@ class ChunkReader:
         self._in_use = threading.RLock()
         self._listener = CallListener(self)
         self._pid = os.getpid()
+        # glibc keeps freed memory, up to twice the largest block freed so far (mallopt(3)). Else the pages of
+        # every batch are given back and made anew, which takes longer than to read into them.
+        bytes(_HEAP_BYTES)
 
-    def read(self, chunk: int, live_row: int) -> Row:
-        """Return label and files of a live row, every byte checked.
+    def read(self, chunk: int, live_rows: Sequence[int]) -> Iterator[list[Sample]]:
+        """Yield the samples of live rows, every byte checked, as many at a time as are read at once.
 
         Raises:
             CorruptError: The chunk is corrupt in the store too: it was fetched again once.
         """
+        done = 0
+        while done < len(live_rows):
+            samples = self._read_some(chunk, live_rows, done)
+            done += len(samples)
+            self.rows_read += len(samples)
+            yield samples
+
+    def _read_some(self, chunk: int, live_rows: Sequence[int], start: int) -> list[Sample]:
         with self._used():
             while True:
                 opened = self._open(chunk)
-                row = live_row if opened.live is None else int(opened.live[live_row])
+                rows = live_rows[start : start + opened.at_once]
+                if opened.live is not None:
+                    rows = opened.live[rows].tolist()
                 try:
-                    label = read_label(opened.index, row, opened.tar.read, what=opened.what)
-                    files = read_files(opened.index, row, opened.tar.read, what=opened.what)
+                    return read_rows(opened.index, rows, opened.tar.read, what=opened.what)
                 except CorruptError as error:
                     self._discard(chunk, error)
-                else:
-                    self.rows_read += 1
-                    return label, files
 
     def describe(self, chunk: int, live_row: int) -> str:
         """Return a row as people look for it: key, original files, chunk, dataset and version."""
@@ -185,7 +199,8 @@ class ChunkReader:
                 self._give_back(tar, chunk, error)
             else:
                 live = entry.live_rows() if entry.dead else None
-                return _Opened(self.describe_chunk(chunk), tar, index, live)
+                at_once = max(1, AT_ONCE_BYTES * entry.samples // entry.tar_bytes)
+                return _Opened(self.describe_chunk(chunk), tar, index, live, at_once)
 
     def _decode_index(self, tar: OpenChunk, chunk: int) -> ChunkIndex:
         entry, what = self._manifest.chunks[chunk], self.describe_chunk(chunk)

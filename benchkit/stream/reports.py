@@ -16,6 +16,7 @@ class BatchReport:
     """What became of a batch.
 
     Attributes:
+        asked: Rows that the batch is to have.
         handed: Positions of the samples handed to `_data_iterator`, (n,), int64.
         sliced: Rows that were cut out of chunks for that.
         rows: Rows it yielded.
@@ -23,6 +24,7 @@ class BatchReport:
         failure: The error that ends the pass, with its traceback as text.
     """
 
+    asked: int = 0
     handed: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     sliced: int = 0
     rows: int = 0
@@ -38,18 +40,21 @@ class PassReport:
         batches: Batches yielded.
         samples: Samples handed to `_data_iterator`, padding included.
         rows: Rows it yielded.
+        uneven: Batches for which it yielded another number of rows than they have.
         errors: Samples left out, described.
     """
 
     batches: int = 0
     samples: int = 0
     rows: int = 0
+    uneven: int = 0
     errors: tuple[str, ...] = ()
 
     def add(self, report: BatchReport, *, max_errors: int) -> None:
         """Count a batch; raise what ended it."""
         self.samples += len(report.handed)
         self.rows += report.rows
+        self.uneven += report.rows != report.asked
         self.errors += tuple(report.errors)
         if report.failure:
             error, text = report.failure
@@ -62,10 +67,11 @@ class PassReport:
 
     def warn_of_other_rows(self, label: str) -> None:
         """Warn where `_data_iterator` is not one to one, or samples were left out."""
-        if self.rows != self.samples:
+        if self.uneven:
             warnings.warn(
                 f"_data_iterator made {self.rows} rows of the {self.samples} samples of {label} that this "
-                f"process read ({len(self.errors)} failed): batches were cut, or filled with repeated rows",
+                f"process read ({len(self.errors)} failed): {self.uneven} of {self.batches} batches were "
+                "cut, or filled with repeated rows",
                 stacklevel=3,
             )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +14,15 @@ from benchkit.data.catalogue import Version, find_version, open_catalogue, read_
 from benchkit.errors import UsageError
 from benchkit.format.layout import check_dataset_name
 from benchkit.format.manifest import Manifest
+from benchkit.format.sample import Sample
 from benchkit.settings import Settings, load_settings, read_local_world
 from benchkit.store.base import Store
 from benchkit.store.layered import open_staging
 from benchkit.store.urls import open_remote
-from benchkit.stream.cache import ChunkCache
+from benchkit.stream.cache import TIMEOUT_SECONDS, ChunkCache
 from benchkit.stream.order import Order
-from benchkit.stream.reader import ChunkReader, Row, check_rows
+from benchkit.stream.patience import call_patiently
+from benchkit.stream.reader import ChunkReader, check_rows
 from benchkit.stream.room import Room, share_room
 
 SHUFFLED_LANES = 32
@@ -101,28 +104,41 @@ class OpenedVersion:
         )
 
 
-def open_version(selection: Selection, *, digest: str | None = None) -> OpenedVersion:
+def open_version(
+    selection: Selection, *, digest: str | None = None, timeout_seconds: float = TIMEOUT_SECONDS
+) -> OpenedVersion:
     """Look up a selection's version: the one with the digest, else the one it names, else the newest.
 
     Raises:
         ProjectError: There is no project here.
         NotFoundError: The store has no such dataset or version.
+        StallError: The store has not given it in time.
     """
     settings = load_settings()
     store: Store = open_remote(settings) if selection.cloud else open_staging(settings)
-    open_catalogue(store)
-    version = find_version(store, selection.name, number=selection.version, digest=digest)
-    manifest = read_manifest(store, version)
+
+    def look_up() -> tuple[Version, Manifest]:
+        open_catalogue(store)
+        version = find_version(store, selection.name, number=selection.version, digest=digest)
+        return version, read_manifest(store, version)
+
+    what = f"looking up {selection.name!r} in {store.url}"
+    version, manifest = call_patiently(look_up, state=bool, seconds=timeout_seconds, what=what)
     return OpenedVersion(
         selection=selection, settings=settings, store=store, version=version, manifest=manifest
     )
 
 
 class Source:
-    """The samples that `_data_iterator` is handed; assigned anew for every batch."""
+    """The samples that `_data_iterator` is handed; assigned anew for every batch.
+
+    Attributes:
+        timeout_seconds: The longest wait for the version to be looked up.
+    """
 
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
+        self.timeout_seconds = TIMEOUT_SECONDS
         self._opened: OpenedVersion | None = None
         self._epoch = 0
         self._positions: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
@@ -131,7 +147,7 @@ class Source:
     def open(self, *, digest: str | None = None) -> OpenedVersion:
         """Return the version, looked up at the first call; another digest looks it up again."""
         if self._opened is None or digest not in (None, self._opened.version.digest):
-            self._opened = open_version(self.selection, digest=digest)
+            self._opened = open_version(self.selection, digest=digest, timeout_seconds=self.timeout_seconds)
         return self._opened
 
     @property
@@ -148,13 +164,16 @@ class Source:
         """The assigned positions that have been handed out, (n,), int64."""
         return self._positions[: self._handed]
 
-    def samples(self) -> Iterator[Row]:
+    def samples(self) -> Iterator[Sample]:
         """Yield label and files of each assigned sample; `handed` grows as they go out."""
         opened = self.open()
         chunks, rows = opened.order.locate(self._epoch, self._positions)
-        for chunk, row in zip(chunks.tolist(), rows.tolist(), strict=True):
-            self._handed += 1
-            yield opened.reader.read(chunk, row)
+        edges = [0, *(np.flatnonzero(np.diff(chunks)) + 1).tolist(), len(chunks)]
+        for start, end in pairwise(edges):
+            for samples in opened.reader.read(int(chunks[start]), rows[start:end].tolist()):
+                for sample in samples:
+                    self._handed += 1
+                    yield sample
 
     def rest(self) -> npt.NDArray[np.int64]:
         """Return the assigned positions that have not been handed out."""

@@ -1,7 +1,8 @@
 """The worker processes of a pass: how they begin, how a death or a stall is heard, how they end.
 
 torch tells of a worker's death by raising wherever the training happens to be. Here it is told where the
-loader waits for a batch, and only there. Its private corners that this takes are all in this file.
+loader waits for a batch, and only there. Its private corners that this takes are all in this file; where a
+torch has them no more, it tells of deaths in its own way, or when the time for a batch is over.
 """
 
 from __future__ import annotations
@@ -18,39 +19,48 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch._C import _error_if_any_worker_fails, _remove_worker_pids, _set_worker_pids
+import torch
 
 from benchkit.errors import StallError
+from benchkit.stream.handover import prepare_worker
 from benchkit.stream.patience import STDERR, dump_stacks
 
+_HEARS = hasattr(torch._C, "_set_worker_pids")  # noqa: SLF001
+"""Whether torch can raise at a worker's death, and be kept from it."""
 _SHOW_STACKS = getattr(signal, "SIGRTMIN", signal.SIGUSR2)
 """What makes a worker write its stacks; a real-time signal, where there are any, is nobody else's."""
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 _PARENT_SECONDS = 1.0
 """How often a worker looks whether its parent lives."""
 _LAST_BATCH_SECONDS = 2.0
 """How long workers may go on with what they have begun when their pass is over."""
-_STACKS_SECONDS = 0.3
+_STACKS_SECONDS = 1.0
+"""How long workers have for writing their stacks."""
 _END_SECONDS = 1.0
 
 
 def begin_worker(_: int) -> None:
-    """Make this worker end with its parent, and write its stacks when it is asked to; run in every worker.
+    """Make this worker end with its parent, and write its stacks in a crash or when asked to; each runs this.
 
     A worker whose parent was killed would else wait for ever to hand over its batch, with its chunks held.
     """
+    prepare_worker()
+    faulthandler.disable()  # where it was enabled before torch took the signals, enabling does nothing
+    faulthandler.enable(file=STDERR)
     faulthandler.register(_SHOW_STACKS, file=STDERR, all_threads=True)
     threading.Thread(target=_end_with_parent, name="benchkit-parent", daemon=True).start()
 
 
 def prepare_folder() -> None:
     """Make the folder of sockets between workers and this process, so that it goes when this process does."""
-    multiprocessing.util.get_temp_dir()
+    if sys.platform != "linux":  # where their sockets are no files
+        multiprocessing.util.get_temp_dir()
 
 
 def take_over(loaded: Iterator[Any]) -> None:
     """Keep torch from telling of these workers' deaths; `waiting_for` does."""
-    if getattr(loaded, "_worker_pids_set", False):
-        _remove_worker_pids(id(loaded))
+    if _HEARS and getattr(loaded, "_worker_pids_set", False):
+        torch._C._remove_worker_pids(id(loaded))  # noqa: SLF001
         loaded._worker_pids_set = False  # type: ignore[attr-defined]  # noqa: SLF001
 
 
@@ -66,15 +76,17 @@ def waiting_for(loaded: Iterator[Any] | None, *, name: str, seconds: float) -> I
     workers = _workers(loaded)
     try:
         with _hearing(loaded, workers):
+            _check_alive(workers, name)  # of a death that Python has taken note of, torch hears nothing
             yield
+    except StallError:
+        raise
     except (RuntimeError, OSError, EOFError) as error:
         if "DataLoader timed out" in str(error):
             _show_stacks(workers)
             raise StallError(
                 f"no batch of {name!r} within {seconds:g} s; where each thread stands is on stderr"
             ) from error
-        if any(not worker.is_alive() for worker in workers):
-            raise StallError(f"a worker that reads {name!r} died: {error}") from error
+        _check_alive(workers, name, error)
         raise
 
 
@@ -103,16 +115,39 @@ def end_workers(loaded: Iterator[Any] | None, *, at_once: bool) -> None:
 
 @contextmanager
 def _hearing(loaded: object, workers: list[Any]) -> Iterator[None]:
-    """Have torch raise if a worker has died or dies meanwhile, even while a pipe is being read."""
-    if not workers:
+    """Have torch raise when a worker dies, even while a pipe is being read."""
+    if not (workers and _HEARS):
         yield
         return
-    _set_worker_pids(id(loaded), tuple(worker.pid for worker in workers))
+    torch._C._set_worker_pids(id(loaded), tuple(worker.pid for worker in workers))  # noqa: SLF001
     try:
-        _error_if_any_worker_fails()
         yield
     finally:
-        _remove_worker_pids(id(loaded))
+        torch._C._remove_worker_pids(id(loaded))  # noqa: SLF001
+
+
+def _check_alive(workers: list[Any], name: str, cause: BaseException | None = None) -> None:
+    ends = [worker.exitcode for worker in workers if not worker.is_alive()]
+    if ends:
+        raise StallError(f"a worker that reads {name!r} died: it {_describe_end(ends[0])}") from cause
+
+
+def _describe_end(exit_code: int) -> str:
+    """Return how a worker ended, and what to do about it."""
+    if exit_code >= 0:
+        return (
+            f"ended with exit code {exit_code}: something that _data_iterator calls ends its process; see "
+            "stderr, or look for it with num_workers=0"
+        )
+    killed = f"was killed by signal {-exit_code} ({signal.strsignal(-exit_code)})"
+    if -exit_code == signal.SIGKILL:
+        return (
+            f"{killed}, as the kernel does when memory is short (dmesg tells): take fewer num_workers, or a "
+            "smaller batch_size or prefetch_factor"
+        )
+    if -exit_code in _CRASHES:
+        return f"{killed}: a library that _data_iterator calls has crashed; the stack is on stderr"
+    return f"{killed}: see who sent it"
 
 
 def _show_stacks(workers: list[Any]) -> None:

@@ -17,7 +17,7 @@ from benchkit.data.catalogue import find_version, read_manifest
 from benchkit.data.pack import PackReport, pack
 from benchkit.data.unpack import unpack_chunk
 from benchkit.format.index import decode_index
-from benchkit.format.sample import read_files, read_label
+from benchkit.format.sample import read_rows
 from benchkit.store.base import Store
 from benchkit.store.local import LocalStore
 
@@ -136,11 +136,12 @@ def read_back() -> Callable[..., Read]:
                 def read_range(offset: int, length: int, fd: int = fd) -> bytes:
                     return os.pread(fd, length, offset)
 
-                for row in chunk.live_rows().tolist():
-                    files = read_files(index, row, read_range, what="it") or []
-                    label = read_label(index, row, read_range, what="it")
+                rows = chunk.live_rows().tolist()
+                for row, (label, files) in zip(
+                    rows, read_rows(index, rows, read_range, what="it"), strict=True
+                ):
                     assert index.key(row) not in found
-                    found[index.key(row)] = label, [(file.name, file.read()) for file in files]
+                    found[index.key(row)] = label, [(file.name, file.read()) for file in files or []]
         assert len(found) == manifest.samples
         return found
 

@@ -22,7 +22,7 @@ import torch
 from benchkit.data.catalogue import list_versions
 from benchkit.data.pack import JOURNAL_FOLDER, PackProgress, PackReport
 from benchkit.data.shuffle import shuffle
-from benchkit.data.sources import open_source
+from benchkit.data.sources import FileFacts, read_source, stat_source
 from benchkit.errors import DatasetError, LabelTypeError, SampleError, StallError
 from benchkit.format.digests import digest_key
 from benchkit.store.local import LocalStore
@@ -264,7 +264,7 @@ def test_a_file_that_changes_while_it_is_packed_is_named_and_a_rerun_goes_on(
 
 def test_a_file_whose_size_is_not_what_it_holds_has_changed() -> None:
     with pytest.raises(SampleError, match=r"sample 4: '/proc/self/status' changed while it was packed"):
-        open_source(4, "/proc/self/status", at_once=1 << 20)
+        read_source(4, "/proc/self/status", FileFacts(0, 0), at_once=1 << 20)
 
 
 @pytest.mark.parametrize("change", ["grow", "shrink", "rewrite", "touch", "replace"])
@@ -272,7 +272,8 @@ def test_a_large_file_that_changes_while_its_blocks_are_read_is_named(tmp_path: 
     path = tmp_path / "file.bin"
     path.write_bytes(bytes(3 << 20))
     os.utime(path, ns=(1, 1))
-    file, facts = open_source(7, str(path), at_once=0)
+    facts = stat_source(7, str(path))
+    file = read_source(7, str(path), facts, at_once=0)
     assert (file.name, file.size, facts) == (b"file.bin", 3 << 20, (3 << 20, 1))
     blocks = iter(file.blocks)
     next(blocks)
@@ -297,7 +298,7 @@ def test_a_large_file_that_changes_while_its_blocks_are_read_is_named(tmp_path: 
 def test_a_file_that_changed_before_its_blocks_are_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(bytes(3 << 20))
-    file, _ = open_source(7, str(path), at_once=0)
+    file = read_source(7, str(path), stat_source(7, str(path)), at_once=0)
     os.utime(path, ns=(2, 2))
     with pytest.raises(SampleError, match="changed while it was packed"):
         list(file.blocks)

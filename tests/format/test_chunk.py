@@ -23,7 +23,7 @@ from benchkit.format.chunk import (
 from benchkit.format.digests import digest_bytes, digest_key
 from benchkit.format.labels import encode_label
 from benchkit.format.manifest import Manifest, encode_manifest
-from benchkit.format.sample import read_files, read_label
+from benchkit.format.sample import read_rows
 
 INDEX_MEMBER = "__benchkit__/index.safetensors"
 NOISE = random.Random(0).randbytes(11 << 20)  # nothing compresses it
@@ -59,10 +59,10 @@ def frames_of(stored: bytes) -> list[bytes]:
 def test_every_sample_comes_back_with_its_names_files_and_types(golden, make_chunk, assert_same, codec):
     samples = golden.FIRST + golden.SECOND
     chunk = make_chunk(samples, codec=codec)
-    for row, sample in enumerate(samples):
+    found = read_rows(chunk.index, range(len(samples)), chunk.read, what="it")
+    for row, (sample, (label, files)) in enumerate(zip(samples, found, strict=True)):
         assert chunk.index.key(row) == sample.key
-        assert_same(sample.label, read_label(chunk.index, row, chunk.read, what="it"))
-        files = read_files(chunk.index, row, chunk.read, what="it")
+        assert_same(sample.label, label)
         assert (files is None) == (not sample.files)
         assert tuple((file.name, file.read()) for file in files or ()) == sample.files
 

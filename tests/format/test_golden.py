@@ -9,7 +9,7 @@ from benchkit.format import layout
 from benchkit.format.digests import digest_bytes
 from benchkit.format.index import decode_index
 from benchkit.format.manifest import decode_manifest, encode_manifest
-from benchkit.format.sample import read_files, read_label
+from benchkit.format.sample import read_rows
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,9 @@ def test_every_golden_sample_is_read_from_the_golden_bytes(golden, stored_golden
         index = decode_index(data, tar_bytes=entry.tar_bytes, samples=entry.samples, what="it")
         for row, sample in enumerate(samples):
             assert index.key(row) == sample.key
-            assert_same(sample.label, read_label(index, row, read, what="it"))
-            files = read_files(index, row, read, what="it") or []
-            assert tuple((file.name, file.read()) for file in files) == sample.files
+            ((label, files),) = read_rows(index, [row], read, what="it")
+            assert_same(sample.label, label)
+            assert tuple((file.name, file.read()) for file in files or []) == sample.files
 
 
 def test_the_golden_store_has_its_marker(stored_golden):

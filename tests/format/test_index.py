@@ -13,7 +13,7 @@ from benchkit.format import index as index_module
 from benchkit.format.digests import checksum
 from benchkit.format.index import IndexBuilder, decode_index, is_file_name
 from benchkit.format.labels import encode_label
-from benchkit.format.sample import read_files, read_label
+from benchkit.format.sample import read_rows
 from benchkit.format.tables import decode_table, encode_table
 
 NUMBERS = np.zeros(3)
@@ -63,13 +63,13 @@ def visit(index) -> None:
         assert isinstance(index.key(row), str)
         for name in index.file_names(row):
             assert is_file_name(name.encode("utf-8", "surrogateescape"))
-        for reader in (read_files, read_label):
-            _read_or_refuse(reader, index, row)
+        _read_or_refuse(index, [row])
+    _read_or_refuse(index, range(index.samples))
 
 
-def _read_or_refuse(reader, index, row):
+def _read_or_refuse(index, rows):
     try:
-        reader(index, row, read_range, what="chunk 1")
+        read_rows(index, rows, read_range, what="chunk 1")
     except BenchKitError as error:
         assert "chunk 1" in str(error)  # noqa: PT017
 
@@ -81,9 +81,9 @@ def test_every_row_is_found_again(assert_same):
         assert index.key(row) == key
         assert index.file_names(row) == [name.decode() for name in names]
         assert len(index.members(row)) == len(files) + 1 + len(encode_label(label).arrays)
-        got = read_files(index, row, read_range, what="it") or []
-        assert [file.getvalue() for file in got] == files
-        assert_same(label, read_label(index, row, read_range, what="it"))
+        ((found, got),) = read_rows(index, [row], read_range, what="it")
+        assert [file.getvalue() for file in got or []] == files
+        assert_same(label, found)
 
 
 def test_a_compact_index_says_the_same_but_for_keys(assert_same):
@@ -94,7 +94,7 @@ def test_a_compact_index_says_the_same_but_for_keys(assert_same):
         assert compact.members(row) == index.members(row)
         assert compact.file_names(row) == index.file_names(row)
         assert (index.name(row), compact.name(row)) == (f"sample {index.key(row)!r}", f"row {row}")
-        assert_same(*(read_label(one, row, read_range, what="it") for one in (index, compact)))
+        assert_same(*(read_rows(one, [row], read_range, what="it")[0][0] for one in (index, compact)))
     for name in ("member_offset", "member_checksum"):
         assert getattr(compact, name).tolist() == getattr(index, name).tolist()
         assert not np.shares_memory(getattr(compact, name), getattr(index, name))

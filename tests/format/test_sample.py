@@ -10,7 +10,7 @@ from benchkit.errors import BenchKitError, CorruptError
 from benchkit.format.digests import checksum
 from benchkit.format.index import IndexBuilder, decode_index
 from benchkit.format.labels import encode_label
-from benchkit.format.sample import MemberFile, read_files, read_label
+from benchkit.format.sample import MemberFile, read_rows
 
 
 def damaged(chunk, offset):
@@ -35,7 +35,9 @@ def index_of(members, names, kind):
 def test_a_file_is_a_binary_file_with_its_original_name():
     picture = io.BytesIO()
     Image.new("RGB", (3, 2), (1, 2, 3)).save(picture, "PNG")
-    file = MemberFile(picture.getvalue(), "Größe 1.png")
+    index, read = index_of([picture.getvalue(), b"0"], ["Größe 1.png".encode()], "cls")
+    ((_, (file,)),) = read_rows(index, [0], read, what="it")
+    assert isinstance(file, MemberFile)
     assert file.name == "Größe 1.png"
     assert Image.open(file).size == (3, 2)
     assert file.seek(0) == 0
@@ -44,13 +46,12 @@ def test_a_file_is_a_binary_file_with_its_original_name():
 
 def test_a_sample_without_files_has_none():
     index, read = index_of([b"5"], [], "cls")
-    assert read_files(index, 0, read, what="it") is None
-    assert read_label(index, 0, read, what="it") == 5
+    assert read_rows(index, [0], read, what="it") == [(5, None)]
 
 
 def test_files_come_in_the_order_they_were_given():
     index, read = index_of([b"first", b"", b"third", b"0"], [b"b", b"a", b"b"], "cls")
-    files = read_files(index, 0, read, what="it")
+    ((_, files),) = read_rows(index, [0], read, what="it")
     assert [(file.name, file.getvalue()) for file in files] == [("b", b"first"), ("a", b""), ("b", b"third")]
 
 
@@ -58,13 +59,12 @@ def test_a_flipped_bit_in_any_member_is_an_error_and_never_a_value(golden, make_
     chunk = make_chunk(golden.FIRST[4:] + golden.SECOND[3:5])
     index, hit = chunk.index, 0
     for row in range(index.samples):
-        files = len(index.file_names(row))
-        for number, member in enumerate(index.members(row)):
+        for member in index.members(row):
             size, offset = int(index.member_size[member]), int(index.member_offset[member])
             for place in {offset, offset + size // 2, offset + size - 1} if size else ():
                 read = damaged(chunk, place)
                 with pytest.raises(CorruptError, match="of chunk 7 is corrupt: its checksum") as info:
-                    (read_files if number < files else read_label)(index, row, read, what="chunk 7")
+                    read_rows(index, range(index.samples), read, what="chunk 7")
                 assert f"of sample {index.key(row)!r} of" in str(info.value)
                 hit += 1
     assert hit > 30
@@ -73,13 +73,45 @@ def test_a_flipped_bit_in_any_member_is_an_error_and_never_a_value(golden, make_
 def test_headers_and_padding_are_no_part_of_a_member(golden, make_chunk):
     chunk = make_chunk(golden.FIRST[:1])
     for place in (0, 148, int(chunk.index.member_offset[0]) + int(chunk.index.member_size[0])):
-        assert read_label(chunk.index, 0, damaged(chunk, place), what="it") == golden.FIRST[0].label
+        assert read_rows(chunk.index, [0], damaged(chunk, place), what="it")[0][0] == golden.FIRST[0].label
 
 
 def test_a_short_read_is_an_error(golden, make_chunk):
     chunk = make_chunk(golden.FIRST[:1])
-    with pytest.raises(CorruptError, match=r"file 'one\.JPEG' of sample 'cats/one\.JPEG' of it is corrupt"):
-        read_files(chunk.index, 0, lambda start, length: chunk.tar[start : start + length - 1], what="it")
+    with pytest.raises(CorruptError, match=r"of sample 'cats/one\.JPEG' of it is corrupt"):
+        read_rows(chunk.index, [0], lambda start, length: chunk.tar[start : start + length - 1], what="it")
+
+
+def test_rows_come_in_the_order_asked_for_however_they_lie(golden, make_chunk, assert_same):
+    chunk = make_chunk(golden.FIRST + golden.SECOND)
+    count = chunk.index.samples
+    every = read_rows(chunk.index, range(count), chunk.read, what="it")
+    for rows in ([*range(count)][::-1], [3, 4, 5, 0, 1, 3], [], [count - 1]):
+        found = read_rows(chunk.index, rows, chunk.read, what="it")
+        assert len(found) == len(rows)
+        for row, (label, files) in zip(rows, found, strict=True):
+            assert_same(every[row][0], label)
+            assert [file.getvalue() for file in files or []] == [
+                file.getvalue() for file in every[row][1] or []
+            ]
+
+
+def test_members_that_lie_apart_are_read_without_what_is_between():
+    builder, body = IndexBuilder(), bytes(1 << 20) + b"5"
+    builder.add_member(len(body) - 1, 1, checksum(b"5"))
+    builder.end_sample(b"one", [], "cls")
+    builder.add_member(0, 3, checksum(bytes(3)))
+    builder.end_sample(b"two", [], "json")
+    index = decode_index(builder.encode(), tar_bytes=len(body), samples=2, what="it")
+    lengths = []
+
+    def read(start, length):
+        lengths.append(length)
+        return body[start : start + length]
+
+    with pytest.raises(BenchKitError, match="sample 'two' of it is no JSON"):
+        read_rows(index, [0, 1], read, what="it")
+    assert lengths == [1, 3]
 
 
 LABEL = encode_label([np.zeros(2), np.ones(2)])
@@ -103,5 +135,5 @@ LABEL = encode_label([np.zeros(2), np.ones(2)])
 def test_members_that_do_not_make_a_label_are_an_error_that_names_the_sample(members, kind, message):
     index, read = index_of(members, [], kind)
     with pytest.raises(BenchKitError, match=message) as info:
-        read_label(index, 0, read, what="it")
+        read_rows(index, [0], read, what="it")
     assert info.value.exit_code == 7

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -15,11 +14,7 @@ from support.processes import environment
 from support.reading import Labels, labels_of, make
 from torch import nn
 
-from benchkit.data.catalogue import find_version, publish, read_manifest
 from benchkit.errors import StateError
-from benchkit.format.manifest import Manifest
-from benchkit.store.local import LocalStore
-from benchkit.stream.chunks import source_of
 
 SCRIPT = Path(__file__).parent / "resuming.py"
 SAMPLES, BATCH, EPOCHS = 61, 8, 3
@@ -118,64 +113,6 @@ def test_a_state_behind_the_end_or_of_something_else_is_refused_and_changes_noth
         with pytest.raises((StateError, LookupError)):
             loader.load_state_dict(state | change)
         assert loader.state_dict() == state
-
-
-def publish_many(project: Path, chunks: int) -> Manifest:
-    """Publish a version whose chunks are one chunk's entry again and again, under other names."""
-    version = publish_samples(project, "many", 1000, per_chunk=1000, size=1)
-    store = LocalStore(project / "store")
-    (entry,) = read_manifest(store, version).chunks
-    entries = tuple(
-        dataclasses.replace(entry, stored=f"{number:064x}", tar=f"{number + chunks:064x}")
-        for number in range(chunks)
-    )
-    manifest = dataclasses.replace(read_manifest(store, version), chunks=entries)
-    publish(store, manifest)
-    assert find_version(store, "many").number == 2
-    return manifest
-
-
-def calls_during(function) -> int:
-    """Return how many functions of Python and of C are called while the function runs."""
-    count = 0
-
-    def note(frame, event, argument):
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    sys.setprofile(note)
-    try:
-        function()
-    finally:
-        sys.setprofile(None)
-    return count
-
-
-@pytest.mark.slow
-def test_a_state_s_size_and_the_work_of_loading_depend_neither_on_position_nor_on_the_dataset(numbers):
-    publish_many(numbers, 10_000)
-    work, sizes = set(), set()
-    for name, total in (("numbers", SAMPLES), ("many", 10_000_000)):
-        loader = make(name, 1, shuffle=True)
-        assert source_of(loader.dataset._chunk).total == total
-        start = loader.state_dict() | {"position": 10, "epoch": 3}
-        for position in (11, total // 2, total - 1):
-            state = start | {"position": position}
-            other = make(name, 1, shuffle=True)
-            other.load_state_dict(state)  # opens the version, lays out the line of chunks: once per process
-
-            def resume(other=other, state=state):
-                other.load_state_dict(state)
-                course = other._course(3, state["position"])
-                other.opened.order.chunks(3, course.plan(0).positions)
-
-            resume()
-            work.add(calls_during(resume))
-            sizes.add(len(json.dumps(state | {"position": 0, "dataset": ""})))
-            assert len(other) == total - position
-            assert len(json.dumps(state)) <= len(json.dumps(start)) + len("10000000")
-    assert len(work) == 1, work
-    assert len(sizes) == 1, sizes
 
 
 def test_labels_of_a_resumed_unshuffled_run_are_the_written_order(numbers):

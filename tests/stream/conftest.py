@@ -1,19 +1,17 @@
 """Chunks in a real store that notes every fetch, and processes that really fork."""
 
 import multiprocessing
-import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import zstandard
+from support.noted_store import NotedStore
 
 from benchkit.format.digests import digest_bytes
 from benchkit.format.layout import chunk_name
 from benchkit.format.manifest import ChunkEntry, IndexPlace
-from benchkit.store.local import LocalStore
 from benchkit.stream.cache import ChunkCache
 
 FORK = multiprocessing.get_context("fork")
@@ -40,30 +38,6 @@ def compress(tar: bytes, frame_bytes: int = 1 << 16) -> bytes:
     return b"".join(
         compressor.compress(tar[start : start + frame_bytes]) for start in range(0, len(tar), frame_bytes)
     )
-
-
-class NotedStore:
-    """A local store that appends the name of every object streamed to a file, and can be slow about it."""
-
-    def __init__(self, folder: Path, *, pause_seconds: float = 0.0, block_bytes: int = 1 << 20) -> None:
-        self._inner = LocalStore(folder)
-        self._notes = folder.parent / f"{folder.name}.notes"
-        self._pause_seconds = pause_seconds
-        self._block_bytes = block_bytes
-        self.url = self._inner.url
-        for method in ("read", "write", "stat", "list", "delete"):
-            setattr(self, method, getattr(self._inner, method))
-
-    def stream(self, name: str) -> Iterator[bytes]:
-        with self._notes.open("a") as notes:
-            notes.write(name + "\n")
-        for block in self._inner.stream(name):
-            for start in range(0, len(block), self._block_bytes):
-                time.sleep(self._pause_seconds)
-                yield block[start : start + self._block_bytes]
-
-    def fetches(self) -> list[str]:
-        return self._notes.read_text().splitlines() if self._notes.exists() else []
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,7 @@ def test_a_folder_that_others_may_enter_is_refused(shop):
 
 def test_an_error_of_the_disk_is_told_with_the_folder(shop):
     item, cache = shop.add(TAR), shop.cache()
-    cache.check_limit(lanes=1, largest_tar_bytes=1)
+    shop.cache_folder.mkdir(mode=0o700)
     (shop.cache_folder / "cache.lock").mkdir()
     with pytest.raises(CacheError, match=f"the cache {shop.cache_folder} cannot be used: .*directory"):
         shop.open(cache, item)

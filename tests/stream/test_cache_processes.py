@@ -1,6 +1,5 @@
 """Laws of the cache, seen from several real processes."""
 
-import ctypes
 import os
 import random
 import resource
@@ -13,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.small_disk import mount_small_disk
 
 from benchkit.errors import CacheError, StallError
 from benchkit.store.locks import open_locked
@@ -352,26 +352,6 @@ def test_a_file_size_limit_is_a_clear_error_that_leaves_nothing(shop, fork):
 
     assert fork(limited).result() == set()
     shop.check(cache, item)
-
-
-def mount_small_disk(folder, size):
-    """Give this process, alone, a disk of so many bytes at the folder; return what went wrong, or None."""
-    clone_newns, clone_newuser, ms_rec, ms_private = 0x00020000, 0x10000000, 0x4000, 1 << 18
-    libc, user, group = ctypes.CDLL(None, use_errno=True), os.geteuid(), os.getegid()
-    if libc.unshare(clone_newns | (clone_newuser if user else 0)):
-        return f"no mount namespace: {os.strerror(ctypes.get_errno())}"
-    if user:
-        for name, text in (
-            ("setgroups", "deny"),
-            ("uid_map", f"{user} {user} 1"),
-            ("gid_map", f"{group} {group} 1"),
-        ):
-            with open(f"/proc/self/{name}", "w") as file:
-                file.write(text)
-    libc.mount(b"none", b"/", None, ms_rec | ms_private, None)
-    if libc.mount(b"none", os.fsencode(folder), b"tmpfs", 0, f"size={size},mode=0700".encode()):
-        return f"no tmpfs: {os.strerror(ctypes.get_errno())}"
-    return None
 
 
 def on_small_disk(shop, fork, size, function):

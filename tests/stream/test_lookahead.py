@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from support.making import publish_samples
+from support.noted_store import NotedStore
 
 from benchkit import IterableChunk, get_dataset
 from benchkit.stream.chunks import source_of
+from benchkit.stream.course import BatchPlan
 from benchkit.stream.lookahead import AHEAD_STEPS, Lookahead
 
 
@@ -29,7 +33,9 @@ def wait_for(condition, seconds: float = 20) -> None:
 @pytest.fixture
 def loader(project):
     publish_samples(project, "n", 4 * AHEAD_STEPS, per_chunk=4)
-    return get_dataset(Labels, True, "n", 2, 0)
+    loader = get_dataset(Labels, True, "n", 2, 0)
+    loader.opened.cache.check_limit(lanes=1, largest_tar_bytes=1)  # makes the folder, as a pass does first
+    return loader
 
 
 def threads() -> list[str]:
@@ -69,6 +75,26 @@ def test_nothing_is_started_when_the_machine_has_it_all_or_there_is_no_room(load
     with Lookahead(opened, course.plan, course.steps, 100) as lookahead:
         lookahead.start()
         assert not threads()
+
+
+def test_a_chunk_that_is_needed_again_while_it_is_being_fetched_is_fetched_once_and_held(loader, project):
+    store = NotedStore(project / "store", pause_seconds=0.5)
+    opened = replace(loader.opened, store=store)
+    (name, *_) = [opened.manifest.chunk_object(chunk) for chunk in opened.manifest.chunks]
+
+    def plan(step: int) -> BatchPlan:
+        again = step in (0, AHEAD_STEPS + 1)
+        return BatchPlan(epoch=0, start=0, positions=np.array([0 if again else 4]), keep=0)
+
+    with Lookahead(opened, plan, 2 * AHEAD_STEPS, 100) as lookahead:
+        lookahead.start()
+        wait_for(lambda: name in store.fetches())
+        for _ in range(2):
+            lookahead.advance()
+        wait_for(lambda: lookahead._planned == AHEAD_STEPS + 2)
+        wait_for(lambda: set(lookahead._held) == {0, 1})
+        wait_for(lambda: not lookahead._fetching)
+    assert store.fetches().count(name) == 1
 
 
 def test_a_chunk_that_cannot_be_fetched_is_left_to_the_reader(loader, project):

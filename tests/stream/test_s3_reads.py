@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from support.making import content, publish_samples
 from support.s3_servers import Bucket, Server, make_bucket
 from support.s3_stores import PREFIX, open_bucket
 
-from benchkit import IterableChunk, get_dataset
+from benchkit import IterableChunk, LoaderOptions, get_dataset
 from benchkit.data.catalogue import find_version, read_manifest
-from benchkit.errors import CorruptError, StoreError
+from benchkit.errors import CorruptError, StallError, StoreError
 from benchkit.store.local import LocalStore
 
 SAMPLES, PER_CHUNK = 24, 4
@@ -57,9 +58,10 @@ def proxy(
         yield proxy
 
 
-def train(workers: int = 0) -> list[int]:
+def train(workers: int = 0, timeout_seconds: float = 300) -> list[int]:
     """Return the labels of one pass."""
-    loader = get_dataset(Checked, True, "train", 5, workers)
+    options = LoaderOptions(timeout_seconds=timeout_seconds)
+    loader = get_dataset(Checked, True, "train", 5, workers, loader=options)
     return list(itertools.chain.from_iterable(batch.tolist() for batch in loader))[:SAMPLES]
 
 
@@ -137,3 +139,31 @@ def test_what_no_second_try_mends_ends_the_pass_at_once(
     proxy.inject(refusal, where=lambda request: "/chunks/" in request.key, times=math.inf)
     with pytest.raises(StoreError, match=advice):
         train()
+
+
+@pytest.mark.parametrize(
+    ("stage", "objects", "workers"),
+    [
+        ("download", "/chunks/", 0),
+        ("download", "/chunks/", 2),
+        ("request", "/chunks/", 2),
+        ("request", "/versions/", 0),
+    ],
+)
+def test_a_store_that_stops_answering_is_an_error_in_time_that_names_it_with_the_stacks(
+    stage: Any,
+    objects: str,
+    workers: int,
+    bucket: Bucket,
+    proxy: FaultProxy,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    stall = Fault(stage, "stall", at=500, seconds=60)
+    proxy.inject(stall, where=lambda request: objects in request.key, times=math.inf)
+    started = time.monotonic()
+    with pytest.raises(StallError, match=f"s3://{bucket.name}.* for 2 s"):
+        train(workers, timeout_seconds=2)
+    assert time.monotonic() - started < 2 + 5
+    assert "(most recent call first)" in capfd.readouterr().err
+    proxy.forget()
+    assert train(workers) == list(range(SAMPLES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,16 @@ def content(number: int, size: int = 200) -> bytes:
 
 
 def publish_samples(
-    project: Path, name: str, samples: int, *, per_chunk: int, codec: Codec = "auto", size: int = 200
+    project: Path,
+    name: str,
+    samples: int,
+    *,
+    per_chunk: int,
+    codec: Codec = "auto",
+    size: int = 200,
+    contents: Callable[[int], bytes] | None = None,
 ) -> Version:
-    """Publish samples 0, 1, 2 …: label `i`, one file `f<i>.bin`, so many to a chunk."""
+    """Publish samples 0, 1, 2 …: label `i`, one file `f<i>.bin` of `size` bytes or `contents(i)`."""
     store = LocalStore(project / "store")
     open_catalogue(store, create=True)
     entries = []
@@ -37,7 +45,8 @@ def publish_samples(
         with store.temporary() as temporary:
             writer = ChunkWriter(temporary.file, codec=codec)
             for i in range(start, min(samples, start + per_chunk)):
-                file = SourceFile(b"f%d.bin" % i, size, [content(i, size)])
+                data = contents(i) if contents else content(i, size)
+                file = SourceFile(b"f%d.bin" % i, len(data), [data])
                 writer.add_sample(b"%d" % i, [file], encode_label(i))
             entry = writer.finish()
             store.adopt(temporary, layout.chunk_name(name, entry.stored, entry.codec))

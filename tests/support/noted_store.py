@@ -1,0 +1,33 @@
+"""A store that notes every fetch, in a file that all processes share, and can be slow about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchkit.store.local import LocalStore
+
+
+class NotedStore:
+    """A local store that appends the name of every object streamed to a file, and can be slow about it."""
+
+    def __init__(self, folder: Path, *, pause_seconds: float = 0.0, block_bytes: int = 1 << 20) -> None:
+        self._inner = LocalStore(folder)
+        self._notes = folder.parent / f"{folder.name}.notes"
+        self._pause_seconds = pause_seconds
+        self._block_bytes = block_bytes
+        self.url = self._inner.url
+        for method in ("read", "write", "stat", "list", "delete"):
+            setattr(self, method, getattr(self._inner, method))
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        with self._notes.open("a") as notes:
+            notes.write(name + "\n")
+        for block in self._inner.stream(name):
+            for start in range(0, len(block), self._block_bytes):
+                time.sleep(self._pause_seconds)
+                yield block[start : start + self._block_bytes]
+
+    def fetches(self) -> list[str]:
+        return self._notes.read_text().splitlines() if self._notes.exists() else []
