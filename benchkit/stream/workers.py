@@ -35,7 +35,7 @@ _PARENT_SECONDS = 1.0
 _LAST_BATCH_SECONDS = 2.0
 """How long workers may go on with what they have begun when their pass is over."""
 _STACKS_SECONDS = 1.0
-"""How long workers have for writing their stacks."""
+"""How long all workers together have for writing their stacks."""
 _END_SECONDS = 1.0
 
 
@@ -153,10 +153,10 @@ def _describe_end(exit_code: int) -> str:
 def _show_stacks(workers: list[Any]) -> None:
     """Write the stacks of all threads to stderr, of this process and of the workers that live."""
     dump_stacks()
-    for worker in workers:
-        if worker.is_alive():
-            os.kill(worker.pid, _SHOW_STACKS)
-    time.sleep(_STACKS_SECONDS)
+    alive = [worker for worker in workers if worker.is_alive()]
+    for worker in alive:
+        os.kill(worker.pid, _SHOW_STACKS)
+        time.sleep(_STACKS_SECONDS / len(alive))  # one after the other, or their lines would be mixed
 
 
 def _workers(loaded: Iterator[Any] | None) -> list[Any]:
