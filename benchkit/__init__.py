@@ -19,12 +19,21 @@ if TYPE_CHECKING:
         decode_image,
         get_dataset,
     )
-    from benchkit.train import get_accelerator, wipe_temp
+    from benchkit.train import (
+        BenchAccelerateTracker,
+        ExperimentLogger,
+        get_accelerator,
+        load_model_checkpoint,
+        upload_model_checkpoint,
+        wipe_temp,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BenchAccelerateTracker",
     "ChunkDataset",
+    "ExperimentLogger",
     "IterableChunk",
     "LoaderOptions",
     "ProcessorDataset",
@@ -33,11 +42,15 @@ __all__ = [
     "decode_image",
     "get_accelerator",
     "get_dataset",
+    "load_model_checkpoint",
+    "upload_model_checkpoint",
     "wipe_temp",
 ]
 
 _OWNERS = {
+    "BenchAccelerateTracker": "benchkit.train",
     "ChunkDataset": "benchkit.stream",
+    "ExperimentLogger": "benchkit.train",
     "IterableChunk": "benchkit.stream",
     "LoaderOptions": "benchkit.stream",
     "ProcessorDataset": "benchkit.data",
@@ -45,6 +58,8 @@ _OWNERS = {
     "decode_image": "benchkit.stream",
     "get_accelerator": "benchkit.train",
     "get_dataset": "benchkit.stream",
+    "load_model_checkpoint": "benchkit.train",
+    "upload_model_checkpoint": "benchkit.train",
     "wipe_temp": "benchkit.train",
 }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +21,15 @@ else:
 
 SETTINGS_NAME = "benchkit.toml"
 STAGING_NAME = "ProjectDatasets"
+JOB_VARIABLE = "BENCHKIT_CLOUD"
+JOB_ROOT = Path("/opt/ml")
+RUN_FOLDER_VARIABLE = "BENCHKIT_RUN_DIR"
+JOB_FOLDER_VARIABLES = {
+    "dataset": "MDI_DATASET_DIR",
+    "model": "MDI_MODEL_DIR",
+    "checkpoints": "MDI_CHECKPOINT_DIR",
+    "artifacts": "MDI_ARTIFACT_DIR",
+}
 DEFAULT_CACHE_LIMIT_BYTES = 64 << 30
 _MAX_DIGITS = 18
 _REGION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
@@ -158,6 +169,56 @@ class Settings:
         return (self.project / _expand_home(self.remote, what="the remote")).absolute().as_uri()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFolders:
+    """The folders of a job that runs from a package, as whoever launched it gives them.
+
+    Each is what its variable names, else its usual place below `/opt/ml`.
+
+    Attributes:
+        dataset: What it reads, `MDI_DATASET_DIR`; where that is a store, it is the project's remote.
+        model: For the trained model, `MDI_MODEL_DIR`.
+        checkpoints: For checkpoints, `MDI_CHECKPOINT_DIR`.
+        artifacts: For whatever else is to be kept, `MDI_ARTIFACT_DIR`.
+    """
+
+    dataset: Path
+    model: Path
+    checkpoints: Path
+    artifacts: Path
+
+    @classmethod
+    def below(cls, root: Path) -> JobFolders:
+        """Return the folders at their usual places below a root."""
+        return cls(
+            dataset=root / "input" / "data" / "training",
+            model=root / "model",
+            checkpoints=root / "checkpoints",
+            artifacts=root / "output" / "data",
+        )
+
+    def variables(self) -> dict[str, str]:
+        """Return the environment that tells a job of these folders."""
+        return {JOB_VARIABLE: "true"} | {
+            name: str(getattr(self, folder)) for folder, name in JOB_FOLDER_VARIABLES.items()
+        }
+
+
+def read_job_folders() -> JobFolders | None:
+    """Return the folders of the job that this process is of, where `BENCHKIT_CLOUD` is `true`; else None."""
+    if os.environ.get(JOB_VARIABLE, "").lower() != "true":
+        return None
+    usual = JobFolders.below(JOB_ROOT)
+    named = {folder: os.environ.get(name) for folder, name in JOB_FOLDER_VARIABLES.items()}
+    return replace(usual, **{folder: Path(path) for folder, path in named.items() if path})
+
+
+def read_run_folder() -> Path | None:
+    """Return the folder of the run that this process is launched as (BENCHKIT_RUN_DIR), or None."""
+    folder = os.environ.get(RUN_FOLDER_VARIABLE)
+    return Path(folder) if folder else None
+
+
 def find_project(start: Path | None = None) -> Path:
     """Return the project's folder: BENCHKIT_PROJECT, else the nearest with a `benchkit.toml` upward.
 
@@ -203,7 +264,7 @@ def load_settings(project: Path | None = None) -> Settings:
     return Settings(
         project=project,
         project_id=values["id"],
-        remote=os.environ.get("BENCHKIT_REMOTE") or values["remote"],
+        remote=os.environ.get("BENCHKIT_REMOTE") or _job_remote() or values["remote"],
         cache_dir=project / _expand_home(folder or _default_cache_dir(), what="the cache folder"),
         cache_limit_bytes=cache.get("limit_bytes", DEFAULT_CACHE_LIMIT_BYTES) if limit is None else limit,
         s3=_read_s3(tables.get("s3", {}), path),
@@ -223,6 +284,11 @@ def environment_has_credentials() -> bool:
     return any(os.environ.get(name) for name in names)
 
 
+def environment_values(is_wanted: Callable[[str], bool]) -> frozenset[str]:
+    """Return the values of the environment's variables whose names are wanted."""
+    return frozenset(value for name, value in os.environ.items() if value and is_wanted(name))
+
+
 def read_world() -> tuple[int, int] | None:
     """Return rank and number of processes as launchers set them (RANK, WORLD_SIZE), or None."""
     rank, world = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
@@ -235,9 +301,39 @@ def read_local_world() -> int:
     return int(local) if local.isdecimal() and int(local) > 0 else 1
 
 
+def started_by_torchrun() -> bool:
+    """Return whether this is a rank whose parent is torchrun, on its own or in Accelerate's launcher."""
+    return bool(os.environ.get("TORCHELASTIC_RUN_ID"))
+
+
 def use_project(project: Path) -> None:
     """Make the project the current one, for this process and those it starts."""
     os.environ["BENCHKIT_PROJECT"] = str(project)
+
+
+@contextmanager
+def force_weights_only() -> Iterator[None]:
+    """Have every `torch.load` meanwhile be one with `weights_only=True`, whatever its caller says."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def set_variables(names: Iterable[str]) -> list[str]:
+    """Return which of these variables the environment has."""
+    return [name for name in names if name in os.environ]
+
+
+def hides_gpus() -> bool:
+    """Return whether the environment says that no GPU is to be used."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
 
 
 def child_environment(variables: dict[str, str], *, defaults: dict[str, str]) -> dict[str, str]:
@@ -282,6 +378,12 @@ def _read_s3(values: dict[str, Any], path: Path) -> S3Settings:
         return replace(settings, profile=profile, anonymous=False) if profile else settings
     except UsageError as error:
         raise ProjectError(f"BENCHKIT_PROFILE cannot be used: {error}") from error
+
+
+def _job_remote() -> str | None:
+    """Return the dataset folder of this process's job where that is a store."""
+    folders = read_job_folders()
+    return str(folders.dataset) if folders and (folders.dataset / "benchkit.json").is_file() else None
 
 
 def _limit_from_environment() -> int | None:

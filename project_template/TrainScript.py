@@ -1,4 +1,7 @@
-"""Trains a small net on the scanned digits: `python manage.py train --processes 2 --epochs 8`."""
+"""Trains a small net on the scanned digits: `python manage.py train --processes 2 --epochs 8`.
+
+Killed at any moment and started again with the same command, it goes on from its newest checkpoint.
+"""
 
 import argparse
 import time
@@ -7,7 +10,14 @@ import torch
 from accelerate.utils import set_seed
 from torch import nn
 
-from benchkit import get_accelerator, get_dataset, wipe_temp
+from benchkit import (
+    get_accelerator,
+    get_dataset,
+    load_model_checkpoint,
+    upload_model_checkpoint,
+    wipe_temp,
+)
+from benchkit.errors import NotFoundError
 from Datasets.ProjectDatasets import DigitsChunk
 from Models.ProjectModels import DigitNet
 
@@ -21,24 +31,55 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="loading processes of each training process")
     parser.add_argument("--lr", type=float, default=2e-3, help="learning rate")
     parser.add_argument("--seed", type=int, default=0, help="seed of the model's first weights")
+    parser.add_argument("--checkpoint", default="digits", help="name of this run's checkpoints")
+    parser.add_argument("--checkpoint-steps", type=int, default=20, help="steps from one to the next")
+    parser.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on from the newest checkpoint of that name, if there is one",
+    )
     return parser.parse_args()
 
 
-def train_one_epoch(accelerator, loader, model, loss_fn, optimizer) -> tuple[float, float]:
-    """Return the mean loss and the samples per second, all processes together."""
+class Progress:
+    """What else a run takes along from one process to the next: the loss of the epoch so far."""
+
+    def __init__(self, accelerator):
+        self.total_loss = torch.zeros((), device=accelerator.device)
+        self.steps = 0
+
+    def state_dict(self):
+        return {"total_loss": self.total_loss, "steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.total_loss.copy_(state["total_loss"])
+        self.steps = state["steps"]
+
+
+def save(accelerator, progress, arguments) -> None:
+    """Save a checkpoint, whose upload goes on in the background; the three newest stay in the store."""
+    # One process saves the progress of all: what it holds must be the same on each.
+    progress.total_loss = accelerator.reduce(progress.total_loss, reduction="mean")
+    upload_model_checkpoint(accelerator, arguments.checkpoint, keep=3)
+
+
+def train_one_epoch(accelerator, loader, model, loss_fn, optimizer, progress, arguments) -> float:
+    """Train on what is left of the epoch, and return the samples per second, all processes together."""
     model.train()
     started = time.perf_counter()
-    total_loss = torch.zeros((), device=accelerator.device)
     samples = 0
     for labels, images in loader:
         optimizer.zero_grad()
         loss = loss_fn(model(images), labels)
         accelerator.backward(loss)
         optimizer.step()
-        total_loss += loss.detach()
+        progress.total_loss += loss.detach()
+        progress.steps += 1
         samples += len(labels) * accelerator.num_processes
-    mean_loss = accelerator.reduce(total_loss, reduction="mean").item() / len(loader)
-    return mean_loss, samples / (time.perf_counter() - started)
+        if progress.steps % arguments.checkpoint_steps == 0:
+            save(accelerator, progress, arguments)
+    return samples / (time.perf_counter() - started)
 
 
 @torch.no_grad()
@@ -53,6 +94,18 @@ def validate(accelerator, loader, model) -> float:
         right += (guesses == answers).sum().item()
         total += len(answers)
     return right / total
+
+
+def resume(accelerator, arguments) -> None:
+    """Go on from the newest checkpoint, if there is one."""
+    try:
+        checkpoint = load_model_checkpoint(accelerator, arguments.checkpoint)
+    except NotFoundError:
+        return
+    accelerator.print(
+        f"goes on from checkpoint {checkpoint.label}, in epoch {checkpoint.epoch + 1} "
+        f"after {checkpoint.position} samples; --no-resume begins anew"
+    )
 
 
 def main() -> None:
@@ -71,12 +124,23 @@ def main() -> None:
     model, loss_fn, optimizer, train_loader, val_loader = accelerator.prepare(
         model, loss_fn, optimizer, train_loader, val_loader
     )
+    progress = Progress(accelerator)
+    accelerator.register_for_checkpointing(progress)
+    if arguments.resume:
+        resume(accelerator, arguments)
 
     accelerator.print(f"processes: {accelerator.num_processes}, device: {accelerator.device}")
-    for epoch in range(1, arguments.epochs + 1):
-        loss, rate = train_one_epoch(accelerator, train_loader, model, loss_fn, optimizer)
+    epochs = range(train_loader.state_dict()["epoch"] + 1, arguments.epochs + 1)
+    if not epochs:
+        accelerator.print(f"all {arguments.epochs} epochs are done: ask for more with --epochs")
+    for epoch in epochs:
+        rate = train_one_epoch(accelerator, train_loader, model, loss_fn, optimizer, progress, arguments)
         accuracy = validate(accelerator, val_loader, model)
+        loss = accelerator.reduce(progress.total_loss, reduction="mean").item() / progress.steps
         accelerator.print(f"epoch {epoch}: loss {loss:.3f}, accuracy {accuracy:.1%}, {rate:,.0f} samples/s")
+        progress.total_loss.zero_()
+        progress.steps = 0
+        save(accelerator, progress, arguments)
         wipe_temp(accelerator)
     accelerator.end_training()
 

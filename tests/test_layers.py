@@ -14,7 +14,9 @@ import benchkit
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"accelerate", "boto3", "botocore", "numpy", "PIL", "torch"}
 PUBLIC_NAMES = [
+    "BenchAccelerateTracker",
     "ChunkDataset",
+    "ExperimentLogger",
     "IterableChunk",
     "LoaderOptions",
     "ProcessorDataset",
@@ -23,6 +25,8 @@ PUBLIC_NAMES = [
     "decode_image",
     "get_accelerator",
     "get_dataset",
+    "load_model_checkpoint",
+    "upload_model_checkpoint",
     "wipe_temp",
 ]
 

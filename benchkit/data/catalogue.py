@@ -148,14 +148,14 @@ def find_version(
     raise NotFoundError(f"{dataset!r} in {store.url} has no {wanted}; it has: {known}")
 
 
-def parse_label(label: str) -> tuple[str, int | None]:
-    """Return dataset and number of `NAME` or `NAME@NUMBER`.
+def parse_label(label: str, *, what: str = "dataset") -> tuple[str, int | None]:
+    """Return name and number of `NAME` or `NAME@NUMBER`, of a dataset or of what else is named so.
 
     Raises:
         NotFoundError: What stands behind the `@` is no version number.
     """
     dataset, at, number = label.partition("@")
-    layout.check_dataset_name(dataset)
+    layout.check_dataset_name(dataset, what=what)
     if not at:
         return dataset, None
     if not (number.isascii() and number.isdigit() and len(number) < 10 and int(number) > 0):

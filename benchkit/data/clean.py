@@ -8,7 +8,7 @@ alone, and so are the chunks of a dataset of which it is not known which ones ar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,9 @@ from benchkit.data.named import NamedChunks
 from benchkit.errors import CorruptError, FormatError, UsageError
 from benchkit.format import layout
 from benchkit.store.base import ObjectInfo, Store, Sweepable, Unfinished
+from benchkit.store.bundles import Abandoned, Shelf
 
-Kind = Literal["manifest", "chunk", "intent", "unfinished"]
+Kind = Literal["manifest", "chunk", "intent", "upload", "unfinished"]
 
 _CHUNK = re.compile(r"chunks/[0-9a-f]{64}\.tar(\.zst)?")
 _INTENT = re.compile(r"uploads/[0-9a-f]{32}\.json")
@@ -34,7 +35,8 @@ class Leftover:
 
     Attributes:
         kind: A manifest that lost its number and was published again, a chunk that no manifest and no young
-            intent names, the intent of a dead upload, or a write that was not finished.
+            intent names, the intent of a dead upload, a folder of files that no bundle's record names, or a
+            write that was not finished.
         dataset: The dataset it belongs to; empty where that is not known.
         name: Its object name; of a write, the name of what was written, or what the store calls it.
         size: Bytes that it holds.
@@ -60,6 +62,7 @@ class Cleaning:
         unknown: Objects among the datasets that are none of this project's; they are left alone.
         older_than_seconds: The age from which on intents and unfinished writes are of the dead.
         journals: Where packing has its journals, for staging.
+        shelves: Where cut-off uploads of bundles were looked for.
         now: The store's time; 0 where there is no leftover.
     """
 
@@ -68,6 +71,7 @@ class Cleaning:
     unknown: tuple[str, ...]
     older_than_seconds: float
     journals: Path | None
+    shelves: tuple[Shelf, ...]
     now: float
 
     @property
@@ -86,6 +90,7 @@ def plan_clean(
     older_than_seconds: float = YOUNG_SECONDS,
     dataset: str | None = None,
     journals: Path | None = None,
+    shelves: Iterable[Shelf] = (),
 ) -> Cleaning:
     """Return what cleaning would remove.
 
@@ -95,6 +100,7 @@ def plan_clean(
             running one renews its intent every hour; 0 is for those who know that none runs.
         dataset: The only dataset to look at; None is all.
         journals: Where packing has its journals, for staging: a dataset that is being packed is left alone.
+        shelves: Where to look for cut-off uploads of bundles, as checkpoints are.
 
     Raises:
         UsageError: The age is less than 0.
@@ -112,6 +118,12 @@ def plan_clean(
         leftovers += found
         if fault:
             left_alone[name] = fault
+    shelves = tuple(shelves)
+    for shelf in shelves:
+        found, fault = _find_uploads(shelf, older_than_seconds)
+        leftovers += found
+        if fault:
+            left_alone[f"{shelf.kind} {shelf.name}"] = fault
     writes = list(store.unfinished()) if isinstance(store, Sweepable) else []
     prefix = layout.dataset_prefix(dataset) if dataset else ""
     writes = [write for write in writes if write.name.startswith(prefix)]
@@ -125,6 +137,7 @@ def plan_clean(
         unknown=tuple(unknown),
         older_than_seconds=older_than_seconds,
         journals=journals,
+        shelves=shelves,
         now=now,
     )
 
@@ -139,11 +152,15 @@ def clean(store: Store, cleaning: Cleaning) -> dict[str, str]:
         StoreError: The store failed; or an upload that began meanwhile has lost chunks.
     """
     left_alone: dict[str, str] = {}
-    for dataset in sorted({left.dataset for left in cleaning.leftovers if not left.write}):
+    for dataset in sorted({left.dataset for left in cleaning.leftovers if left.dataset and not left.write}):
         with _held(cleaning.journals, dataset) as busy:
             fault = busy or _clean_dataset(store, dataset, cleaning)
         if fault:
             left_alone[dataset] = fault
+    for shelf in cleaning.shelves:
+        fault = _remove_uploads(shelf, cleaning)
+        if fault:
+            left_alone[f"{shelf.kind} {shelf.name}"] = fault
     for leftover in cleaning.leftovers:
         if leftover.write and isinstance(store, Sweepable):
             store.discard(leftover.write)
@@ -187,6 +204,35 @@ def _find(
         if info.name in names
     ]
     return found, fault
+
+
+def _find_uploads(shelf: Shelf, older_than_seconds: float) -> tuple[list[Leftover], str]:
+    """Return what uploads left on a shelf that were cut off, and why it is not known, if so."""
+    try:
+        found = shelf.abandoned(older_than_seconds=older_than_seconds)
+    except (CorruptError, FormatError) as error:
+        return [], str(error)
+    return [
+        Leftover(kind="upload", dataset="", name=_place(shelf, left), size=left.size, modified=left.modified)
+        for left in found
+    ], ""
+
+
+def _remove_uploads(shelf: Shelf, cleaning: Cleaning) -> str:
+    """Remove what still is left on a shelf, and return why nothing was, if so."""
+    planned = {name for name in cleaning.names("upload", "") if name.startswith(shelf.prefix)}
+    try:
+        found = shelf.abandoned(older_than_seconds=cleaning.older_than_seconds) if planned else []
+    except (CorruptError, FormatError) as error:
+        return str(error)
+    for left in found:
+        for name in left.names if _place(shelf, left) in planned else ():
+            shelf.store.delete(name)
+    return ""
+
+
+def _place(shelf: Shelf, left: Abandoned) -> str:
+    return f"{shelf.prefix}files/{left.folder}/"
 
 
 def _of_write(write: Unfinished) -> Leftover:

@@ -11,6 +11,8 @@ from benchkit.format.digests import DIGEST_CHARACTERS
 MARKER_NAME = "benchkit.json"
 STORE_FORMAT = 1
 DATASETS = "datasets/"
+CHECKPOINTS = "checkpoints/"
+CODE = "code/"
 EXPERIMENTS = "experiments/"
 
 _DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -26,11 +28,16 @@ def is_object_name(name: str) -> bool:
     return name.isprintable() and "\\" not in name and not any(part in ("", ".", "..") for part in parts)
 
 
-def check_dataset_name(name: str) -> str:
-    """Return the dataset name if it is one, else raise `UsageError` saying what one is."""
-    if not _DATASET_NAME.fullmatch(name):
+def is_dataset_name(name: str) -> bool:
+    """Return whether the text can name a dataset, a checkpoint, or what else is named so."""
+    return _DATASET_NAME.fullmatch(name) is not None
+
+
+def check_dataset_name(name: str, *, what: str = "dataset") -> str:
+    """Return the name of a dataset, or of what else is named so, if it is one; else raise `UsageError`."""
+    if not is_dataset_name(name):
         raise UsageError(
-            f"{name!r} is no dataset name: 1 to 100 of A-Z a-z 0-9 . _ -, beginning with a letter or digit"
+            f"{name!r} is no {what} name: 1 to 100 of A-Z a-z 0-9 . _ -, beginning with a letter or digit"
         )
     return name
 

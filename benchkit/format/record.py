@@ -108,7 +108,8 @@ def decode_record(data: bytes, *, digest: str, kind: str, name: str) -> Record:
             f"{what} has format {fields.count('format')}, not {RECORD_FORMAT}: upgrade benchkit"
         )
     if (fields.fields["benchkit"], fields.fields["name"]) != (kind, name):
-        raise CorruptError(f"{what} belongs to something else")
+        found = f"{fields.fields['benchkit']!s:.40} {fields.fields['name']!r:.110}"
+        raise CorruptError(f"{what} belongs to something else: {found}")
     folder = fields.value("folder", str)
     files = tuple(_decode_file(file, what) for file in fields.value("files", list))
     paths = [file.path for file in files]

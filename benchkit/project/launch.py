@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from types import TracebackType
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
 from benchkit.errors import ProjectError, UsageError
 from benchkit.settings import child_environment
+from benchkit.train.orphans import end_with_parent
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SCRIPT_FILE = "TrainScript.py"
 DEFAULT_PORT = 29500
@@ -138,10 +145,67 @@ def plan_launch(
 
 def launch(plan: LaunchPlan) -> NoReturn:
     """Become the launcher, so that its exit code, Ctrl-C and every signal are the command's own."""
-    environment = child_environment(dict(plan.variables), defaults=dict(plan.defaults))
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(plan.command[0], plan.command, environment)  # noqa: S606 - a list, no shell
+    os.execve(plan.command[0], plan.command, _environment(plan))  # noqa: S606 - a list, no shell
+
+
+def launch_again(plan: LaunchPlan, restarts: int, *, on_restart: Callable[[int, int], None]) -> int:
+    """Run the launcher, again whenever it has failed, and return its last exit code.
+
+    Ctrl-C and SIGTERM end it for good. If this process is killed, the launcher ends too.
+
+    Args:
+        plan: What is run.
+        restarts: How often it is run again, at most.
+        on_restart: Called before each time with the exit code and how many restarts are left after it.
+
+    Raises:
+        UsageError: The restarts are less than 0.
+    """
+    if restarts < 0:
+        raise UsageError(f"--restarts {restarts} is less than 0")
+    while True:
+        with _Launcher(plan) as launcher:
+            code = launcher.wait()
+        if code == 0 or launcher.ended or not restarts:
+            return code
+        restarts -= 1
+        on_restart(code, restarts)
+
+
+class _Launcher:
+    """The launcher as a child, to which this process's signals go while it runs."""
+
+    def __init__(self, plan: LaunchPlan) -> None:
+        self.ended = False
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._before = {name: signal.signal(name, self._pass_on) for name in (signal.SIGINT, signal.SIGTERM)}
+        self._process = subprocess.Popen(plan.command, env=_environment(plan), preexec_fn=end_with_parent)  # noqa: PLW1509
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name, handler in self._before.items():
+            signal.signal(name, handler)
+
+    def wait(self) -> int:
+        """Return the exit code as a shell tells it: 128 and the signal, where a signal ended it."""
+        code = self._process.wait()
+        return code if code >= 0 else 128 - code
+
+    def _pass_on(self, number: int, _frame: object) -> None:
+        self.ended = True
+        if number != signal.SIGINT:  # which a terminal sends to both
+            self._process.send_signal(number)
+
+
+def _environment(plan: LaunchPlan) -> dict[str, str]:
+    return child_environment(dict(plan.variables), defaults=dict(plan.defaults))
 
 
 def _torchrun(processes: int, machines: Machines) -> list[str]:

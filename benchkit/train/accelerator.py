@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration
 
-from benchkit.errors import UsageError
-from benchkit.settings import read_world
+from benchkit.errors import ProjectError, UsageError
+from benchkit.settings import find_project, read_world, started_by_torchrun
+from benchkit.stream.loader import ChunkLoader
+from benchkit.train.orphans import end_with_parent
+from benchkit.train.tracker import BenchAccelerateTracker
+from benchkit.train.uploads import UPLOADS
+
+LOGS = Path(".benchkit") / "logs"
+
+# Process groups that were taken down, kept to the end of the process. A gloo group that goes while a thread
+# of its own lets go of the last tensors hangs: it waits for that thread and keeps Python's lock meanwhile.
+_ENDED: list[object] = []
 
 
 class BenchAccelerator(Accelerator):  # type: ignore[misc]
-    """An `Accelerator` to which a loss function can be given too, on CPUs as on GPUs."""
+    """An `Accelerator` to which a loss function can be given too, on CPUs as on GPUs.
+
+    The project's trackers learn from it which datasets are trained on.
+    """
+
+    def prepare(self, *objects: Any, **options: Any) -> Any:
+        """Return the objects prepared, as `accelerate.Accelerator.prepare` does."""
+        prepared = super().prepare(*objects, **options)
+        for tracker in self.log_with:
+            if isinstance(tracker, BenchAccelerateTracker):
+                tracker.log_dataset(*(loader for loader in objects if isinstance(loader, ChunkLoader)))
+        return prepared
 
     def prepare_model(
         self, model: torch.nn.Module, device_placement: bool | None = None, evaluation_mode: bool = False
@@ -24,6 +46,15 @@ class BenchAccelerator(Accelerator):  # type: ignore[misc]
             model, device_placement=device_placement, evaluation_mode=evaluation_mode or not trained
         )
         return prepared
+
+    def end_training(self) -> None:
+        """End the trackers, when this process's upload has ended; its error is raised here."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            _ENDED.append(torch.distributed.group.WORLD)
+        try:
+            UPLOADS.wait()
+        finally:
+            super().end_training()
 
 
 def get_accelerator(
@@ -44,7 +75,8 @@ def get_accelerator(
     Args:
         split_batches: Has no effect on the project's loaders, whose batch size is per process; True is
             refused where several processes run, since it would promise otherwise.
-        log_with: A tracker, its name, or a list of these.
+        log_with: A tracker, its name, or a list of these. Those that need a folder, as "tensorboard", get
+            `.benchkit/logs/` in the project.
         even_batches: Has no effect on the project's loaders, which give every rank as many batches.
         step_scheduler_with_optimizer: Whether the learning rate scheduler steps with the optimizer.
         dynamo_backend: Backend of `torch.compile`, None for none.
@@ -57,9 +89,12 @@ def get_accelerator(
     Raises:
         UsageError: `split_batches` is True and there are several processes.
     """
+    if started_by_torchrun():
+        end_with_parent()
     accelerator = BenchAccelerator(
         dataloader_config=DataLoaderConfiguration(split_batches=split_batches, even_batches=even_batches),
         log_with=log_with,
+        project_config=ProjectConfiguration(logging_dir=_logging_folder()),
         step_scheduler_with_optimizer=step_scheduler_with_optimizer,
         dynamo_backend=dynamo_backend,
         gradient_accumulation_steps=gradient_accumulation_steps,
@@ -74,6 +109,14 @@ def get_accelerator(
             f"leave it out, and divide the batch size by the {accelerator.num_processes} processes"
         )
     return accelerator
+
+
+def _logging_folder() -> str | None:
+    """Return where trackers that need a folder log, None where there is no project."""
+    try:
+        return str(find_project() / LOGS)
+    except ProjectError:
+        return None
 
 
 def _runs_several_on_cpus() -> bool:

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from benchkit.errors import BenchKitError, UsageError
-from benchkit.settings import child_environment, environment_values, find_project, load_settings
+from benchkit.settings import (
+    child_environment,
+    environment_values,
+    find_project,
+    load_settings,
+    read_job_folders,
+    read_run_folder,
+)
 from benchkit.store.base import Store
 from benchkit.store.urls import open_remote
 from benchkit.stream.loader import ChunkLoader
@@ -73,8 +80,9 @@ class RunOptions:
 class RunWriter:
     """The run in the process that writes it, from `begin_run` to `finish`."""
 
-    def __init__(self, folder: RunFolder, sync: RunSync | None, *, step: int) -> None:
+    def __init__(self, folder: RunFolder, sync: RunSync | None, *, step: int, launched: bool = False) -> None:
         self.folder = folder
+        self._launched = launched
         self._sync = sync
         self._step = step
         self._secrets = environment_values(is_secret_name)
@@ -141,6 +149,8 @@ class RunWriter:
         if not ended or self._sync is None:
             return
         self._sync.cancel()
+        if self._launched:  # who launched it sends it
+            return
         project = self.folder.path.parents[2]
         subprocess.run(
             [sys.executable, "-m", "benchkit.cli.main", "experiment", "push", self.folder.record.run],
@@ -160,6 +170,7 @@ class RunHandle:
     def __init__(self, options: RunOptions) -> None:
         self._options = options
         self._number = run_sharing.next_number()
+        self._launched_as = read_run_folder() if self._number == 0 else None
         self._writer: RunWriter | None = None
         self._run: str | None = None
         self._decided = self._told = False
@@ -170,7 +181,7 @@ class RunHandle:
         """Return what writes the run, begun at the first call; None on other ranks than the main one."""
         if not self._decided:
             if run_sharing.is_main_process():
-                self._writer = begin_run(self._options)
+                self._writer = begin_run(self._options, launched_as=self._launched_as)
                 self._run = self._writer.folder.record.run
             self._decided = True
         if self._run and self._writer and not self._told:
@@ -207,8 +218,12 @@ class RunHandle:
         return self._run
 
     def part(self, name: str) -> Path:
-        """Return a folder of the user's own in the run's folder, made where it is missing."""
-        folder = find_project() / RUNS_FOLDER / self.run / name
+        """Return a folder of the user's own, in the run's folder or a job's own, made where it is missing."""
+        folders = read_job_folders()
+        if folders:
+            folder = {CHECKPOINTS: folders.checkpoints, MODEL: folders.model}[name]
+        else:
+            folder = find_project() / RUNS_FOLDER / self.run / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -235,8 +250,12 @@ class RunHandle:
         self._waiting = []
 
 
-def begin_run(options: RunOptions) -> RunWriter:
+def begin_run(options: RunOptions, *, launched_as: Path | None = None) -> RunWriter:
     """Make a run in the project of this process, or go on with one, and return what writes it.
+
+    Args:
+        options: What it is to be.
+        launched_as: The folder of the run that this process was launched as; its name and code stay.
 
     Raises:
         ProjectError: There is no project here.
@@ -253,8 +272,11 @@ def begin_run(options: RunOptions) -> RunWriter:
         "code": describe_code(settings.project),
     }
     name = options.name or settings.project_id[:100]
-    before = find_unfinished(runs, name) if options.resume else None
-    if before:
+    before = find_unfinished(runs, name) if options.resume and not launched_as else None
+    if launched_as:
+        folder = RunFolder.reopen(launched_as)
+        folder.update(epochs=options.epochs, environment=surroundings["environment"])
+    elif before:
         if read_record(before).files:  # a copy, made by `pull`
             _refuse_running_elsewhere(before.name, open_remote(settings))
         folder = RunFolder.reopen(before)
@@ -269,7 +291,8 @@ def begin_run(options: RunOptions) -> RunWriter:
     if options.sync_seconds:
         sender = RunSender(folder.path, partial(open_remote, settings))
         sync = RunSync(sender, lambda: folder.record, seconds=options.sync_seconds)
-    return RunWriter(folder, sync, step=_next_step(folder.path))
+    step = _next_step(folder.path)
+    return RunWriter(folder, sync, step=step, launched=launched_as is not None)
 
 
 def find_unfinished(runs: Path, name: str) -> Path | None:

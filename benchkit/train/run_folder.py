@@ -36,6 +36,9 @@ from benchkit.train.run_record import (
 
 RUN_FILE = "run.json"
 
+LAUNCHER_LOCK = ".launcher"
+"""Held by the process that launched the run's job, if that is another one."""
+
 _LOCK = ".lock"
 _METRICS_NAME = re.compile(r"metrics/[0-9]{6}\.jsonl")
 _LOCK_TRIES, _LOCK_PAUSE_SECONDS = 20, 0.05
@@ -165,9 +168,13 @@ def read_record(path: Path) -> RunRecord:
 
 
 def is_written(path: Path) -> bool:
-    """Return whether a process writes the run in a folder at this moment."""
+    """Return whether a process writes the run in a folder at this moment, or waits for one that may."""
+    return _is_held(path / _LOCK) or _is_held(path / LAUNCHER_LOCK)
+
+
+def _is_held(path: Path) -> bool:
     try:
-        lock = open_locked(path / _LOCK, shared=True, blocking=False)
+        lock = open_locked(path, shared=True, blocking=False)
     except OSError:
         return False
     if lock:

@@ -14,6 +14,9 @@ from support.scratch import BENCH_KIT, Scratch, assert_refused, flip, table_rows
 from benchkit.data.intents import encode_intent
 from benchkit.data.journal import Journal
 from benchkit.errors import UsageError
+from benchkit.store.bundles import new_folder
+from benchkit.store.local import LocalStore
+from benchkit.train.checkpoint_store import open_shelf
 
 ORPHAN = f"datasets/train/chunks/{'a' * 64}.tar"
 INTENT = f"datasets/train/uploads/{'b' * 32}.json"
@@ -129,3 +132,47 @@ def test_staging_is_cleaned_but_for_a_dataset_that_is_being_packed(
 def test_names_steer_no_terminal(migrated: Scratch) -> None:
     leave(migrated, name="datasets/train/chunks/a b")
     assert "\x1b" not in migrated.bench_kit("clean").stdout
+
+
+def test_cut_off_uploads_of_checkpoints_are_removed_once_they_are_old(migrated: Scratch) -> None:
+    shelf = open_shelf(LocalStore(migrated.root / "store"), "cats")
+    (migrated.root / "files").mkdir()
+    (migrated.root / "files/model.bin").write_bytes(b"x" * 1000)
+    whole = shelf.put(migrated.root / "files")
+    folder = new_folder()
+    shelf.send(migrated.root / "files", into=folder)
+    left = migrated.root / f"store/checkpoints/cats/files/{folder}"
+    other = open_shelf(shelf.store, "dogs")  # of which there is nothing else
+    other.send(migrated.root / "files", into=folder)
+    before = migrated.objects("store")
+    assert "nothing to clean" in migrated.bench_kit("clean", "--yes").stdout
+
+    told = json.loads(migrated.bench_kit("clean", "--json", "--dry-run", "--older-than", "0").stdout)
+    assert [(it["kind"], it["object"], it["bytes"]) for it in told["leftovers"]] == [
+        ("upload", f"checkpoints/cats/files/{folder}/", 1000),
+        ("upload", f"checkpoints/dogs/files/{folder}/", 1000),
+    ]
+    assert migrated.objects("store") == before
+    for name in ("cats", "dogs"):
+        os.utime(
+            migrated.root / f"store/checkpoints/{name}/files/{folder}/model.bin", (time.time() - 7200,) * 2
+        )
+    done = migrated.bench_kit("clean", "--yes", "--older-than", "1.5")
+    assert "removed 2 objects, 1.95 KiB" in done.stdout
+    assert not left.exists()
+    assert shelf.versions() == [whole]
+    shelf.fetch(whole, migrated.root / "fetched")
+    assert [info.name for info in shelf.store.list("checkpoints/dogs/")] == []
+
+
+def test_a_checkpoint_whose_record_cannot_be_read_keeps_all_its_files(migrated: Scratch) -> None:
+    shelf = open_shelf(LocalStore(migrated.root / "store"), "cats")
+    (migrated.root / "files").mkdir()
+    (migrated.root / "files/model.bin").write_bytes(b"x" * 1000)
+    whole = shelf.put(migrated.root / "files")
+    flip(migrated.root / "store" / whole.object_name)
+    before = migrated.objects("store")
+    done = migrated.bench_kit("clean", "--yes", "--older-than", "0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "checkpoint cats is left alone: " in done.stdout
+    assert migrated.objects("store") == before

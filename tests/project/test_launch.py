@@ -258,3 +258,78 @@ def wait_until(condition: object, *, seconds: float = 60) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.05)
+
+
+CRASHING = """\
+import os, sys, time
+from pathlib import Path
+
+import torch.distributed as dist
+
+dist.init_process_group("gloo")
+with Path(f"{os.environ['RANK']}.starts").open("a") as file:
+    file.write(f"{os.getpid()}\\n")
+if len(Path("0.starts").read_text().split()) <= int(sys.argv[1]) and os.environ["RANK"] == "1":
+    time.sleep(0.2)
+    os.kill(os.getpid(), 9)
+dist.barrier()
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(("crashes", "restarts", "starts"), [(2, 3, 3), (5, 1, 2), (0, 2, 1)])
+def test_a_run_that_crashes_is_started_again_as_often_as_asked(
+    project: Path, crashes: int, restarts: int, starts: int
+) -> None:
+    (project / "TrainScript.py").write_text(CRASHING)
+    options = ["--processes", "2", "--cpu", "--restarts", str(restarts), str(crashes)]
+    with start(project, options, cwd=project) as running:
+        _, errors = running.communicate(timeout=240)
+    assert (running.returncode == 0) == (crashes < starts)
+    assert len((project / "0.starts").read_text().split()) == starts
+    assert errors.count("it is started again") == starts - 1
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_is_not_started_again(project: Path, ending: signal.Signals) -> None:
+    (project / "TrainScript.py").write_text(
+        "import os, time; from pathlib import Path\n"
+        "Path(f'{os.environ[\"RANK\"]}-{os.getpid()}.pid').write_text(str(os.getpid()))\n"
+        "time.sleep(300)\n"
+    )
+    with start(project, ["--processes", "2", "--cpu", "--restarts", "3"], cwd=project) as running:
+        wait_until(lambda: len([file for file in project.glob("*.pid") if file.read_text()]) == 2)
+        pids = [int(file.read_text()) for file in project.glob("*.pid")]
+        if ending is signal.SIGINT:
+            os.killpg(running.pid, ending)
+        else:
+            os.kill(running.pid, ending)
+        running.communicate(timeout=60)
+    assert running.returncode != 0
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    assert len(list(project.glob("*.pid"))) == 2
+
+
+@pytest.mark.processes
+def test_ranks_do_not_outlive_a_launcher_that_is_killed(project: Path) -> None:
+    (project / "TrainScript.py").write_text(
+        "import os, time; from pathlib import Path\n"
+        "from benchkit import get_accelerator\n"
+        "get_accelerator()\n"
+        "Path(f'{os.environ[\"RANK\"]}.pid').write_text(str(os.getpid()))\n"
+        "time.sleep(300)\n"
+    )
+    with start(project, ["--processes", "2", "--cpu"], cwd=project) as running:
+        wait_until(lambda: len([file for file in project.glob("*.pid") if file.read_text()]) == 2)
+        pids = [int(file.read_text()) for file in project.glob("*.pid")]
+        running.kill()
+        running.communicate(timeout=60)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+def test_fewer_restarts_than_none_are_refused(project: Path) -> None:
+    with start(project, ["--cpu", "--restarts", "-1"], cwd=project) as running:
+        _, errors = running.communicate(timeout=60)
+    assert running.returncode == UsageError.exit_code
+    assert "--restarts" in errors

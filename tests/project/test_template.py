@@ -6,8 +6,10 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -141,13 +143,12 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 def test_the_script_trains_under_every_launcher_on_all_its_processes(
     packed_project: Path, tmp_path: Path, command: list[str], processes: int, epochs: int
 ) -> None:
-    before = {path for path in packed_project.rglob("*") if "__pycache__" not in path.parts}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("BENCHKIT_")}
-    environment |= {"BENCHKIT_CACHE_DIR": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
+    before = project_files(packed_project)
+    environment = training_environment(tmp_path / "cache")
     if "--multi_gpu" in command:
         environment["ACCELERATE_USE_CPU"] = "true"
     done = subprocess.run(
-        [sys.executable, *command, "--epochs", str(epochs)],
+        [sys.executable, *command, "--epochs", str(epochs), "--checkpoint", tmp_path.name],
         cwd=packed_project,
         env=environment,
         capture_output=True,
@@ -161,4 +162,99 @@ def test_the_script_trains_under_every_launcher_on_all_its_processes(
     assert len(accuracies) == epochs
     if epochs > 1:
         assert float(accuracies[-1]) >= 95
-    assert {path for path in packed_project.rglob("*") if "__pycache__" not in path.parts} == before
+    assert project_files(packed_project) == before
+
+
+def project_files(project: Path) -> set[Path]:
+    """Return the files and folders of a project, but for what a run leaves in it: its checkpoints."""
+    left = {"__pycache__", "checkpoint", "checkpoints"}
+    return {path for path in project.rglob("*") if not left & set(path.parts)}
+
+
+def training_environment(cache: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BENCHKIT_")}
+    return kept | {"BENCHKIT_CACHE_DIR": str(cache), "CUDA_VISIBLE_DEVICES": ""}
+
+
+class Run:
+    """The command `python manage.py train` of two processes, started again and again."""
+
+    def __init__(self, project: Path, cache: Path, name: str, *options: str) -> None:
+        self.project, self.cache = project, cache
+        self.options = ["--processes", "2", *options, "--epochs", "4", "--workers", "0"]
+        self.options += ["--checkpoint", name, "--checkpoint-steps", "5"]
+
+    def start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "manage.py", "train", *self.options],
+            cwd=self.project,
+            env=training_environment(self.cache),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def finish(self) -> str:
+        """Run to the end, and return what was printed."""
+        with self.start() as process:
+            out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+        return out
+
+    def until(self, process: subprocess.Popen[str], beginning: str) -> str:
+        """Return what is printed until a line begins so."""
+        assert process.stdout
+        lines: list[str] = []
+        while not lines or not lines[-1].startswith(beginning):
+            lines.append(process.stdout.readline())
+            assert lines[-1], lines
+        return "".join(lines)
+
+
+def metrics_of(output: str) -> dict[str, tuple[str, str]]:
+    """Return loss and accuracy of every epoch as they were printed."""
+    found = re.findall(r"^epoch (\d+): loss ([\d.]+), accuracy ([\d.]+)%", output, flags=re.MULTILINE)
+    return {epoch: (loss, accuracy) for epoch, loss, accuracy in found}
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_the_script_killed_and_started_again_ends_as_if_it_had_not_been(
+    packed_project: Path, tmp_path: Path
+) -> None:
+    expected = metrics_of(Run(packed_project, tmp_path / "cache", "undisturbed").finish())
+    assert list(expected) == ["1", "2", "3", "4"]
+    run = Run(packed_project, tmp_path / "cache", "killed")
+    printed = ""
+    for epoch in (1, 2):
+        with run.start() as process:
+            printed += run.until(process, f"epoch {epoch}:")
+            time.sleep(0.2)
+            os.killpg(process.pid, signal.SIGKILL)
+    printed += run.finish()
+    assert printed.count("goes on from checkpoint killed") == 2
+    assert metrics_of(printed) == expected
+    again = run.finish()
+    assert "all 4 epochs are done" in again
+    assert metrics_of(again) == {}
+    assert metrics_of(Run(packed_project, tmp_path / "cache", "killed", "--no-resume").finish()) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_a_rank_that_is_killed_is_started_again_with_the_others(packed_project: Path, tmp_path: Path) -> None:
+    expected = metrics_of(Run(packed_project, tmp_path / "cache", "whole").finish())
+    run = Run(packed_project, tmp_path / "cache", "crashing", "--restarts", "2")
+    with run.start() as process:
+        printed = run.until(process, "epoch 2:")
+        os.kill(child_of(child_of(process.pid)), signal.SIGKILL)  # manage.py, torchrun, rank
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "it is started again, 1 more to go" in err
+    assert metrics_of(printed + out) == expected
+
+
+def child_of(pid: int) -> int:
+    """Return the first process that another one has started."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])

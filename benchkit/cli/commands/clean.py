@@ -36,9 +36,11 @@ def clean(
     from benchkit.data import clean as cleaning
     from benchkit.data.catalogue import open_catalogue
     from benchkit.data.pack import JOURNAL_FOLDER
+    from benchkit.project.code_shelf import CodeShelf
     from benchkit.settings import load_settings
     from benchkit.store.local import LocalStore
     from benchkit.store.urls import open_remote
+    from benchkit.train.checkpoint_store import list_shelves
 
     settings = load_settings()
     store = LocalStore(settings.staging) if staged else open_remote(settings)
@@ -47,6 +49,7 @@ def clean(
         store,
         older_than_seconds=older_than * 3600,
         journals=settings.project / JOURNAL_FOLDER if staged else None,
+        shelves=() if staged else (*list_shelves(store), CodeShelf.of(settings).shelf),
     )
     what = f"{render.count(len(plan.leftovers), 'object')}, {render.size(plan.freed_bytes)}"
     where = render.escape(store.url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,9 @@ def train(
     cpu: Annotated[
         bool, typer.Option("--cpu", help="Train on the CPU cores even where there are GPUs.")
     ] = False,
+    restarts: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Start again up to N times when the training crashes.")
+    ] = 0,
     nnodes: Annotated[
         int | None, typer.Option(help="How many machines train together.", show_default="this one alone")
     ] = None,
@@ -39,7 +43,14 @@ def train(
 
     Accelerate's launcher starts it on GPUs, torchrun on CPUs. Options not named here go to the script.
     """
-    from benchkit.project.launch import DEFAULT_PORT, Machines, find_hardware, launch, plan_launch
+    from benchkit.project.launch import (
+        DEFAULT_PORT,
+        Machines,
+        find_hardware,
+        launch,
+        launch_again,
+        plan_launch,
+    )
 
     if nnodes is None and (node_rank, master_addr, master_port) != (None, None, None):
         raise UsageError(
@@ -60,4 +71,12 @@ def train(
         folder=Path.cwd(),
     )
     print(f"+ {plan}")
-    launch(plan)
+    if not restarts:
+        launch(plan)
+    raise typer.Exit(launch_again(plan, restarts, on_restart=_tell))
+
+
+def _tell(code: int, left: int) -> None:
+    print(
+        f"the training ended with exit code {code}: it is started again, {left} more to go", file=sys.stderr
+    )

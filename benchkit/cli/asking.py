@@ -1,0 +1,33 @@
+"""Questions to a person at a terminal; where there is none, an error says what to write instead."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from benchkit.cli import render
+from benchkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from benchkit.store.base import Store
+
+
+def ask_checkpoint(store: Store, command: str) -> str:
+    """Show the checkpoints in a store, and return which one is meant.
+
+    Raises:
+        UsageError: There is none, or no terminal to ask at.
+    """
+    from benchkit.train.checkpoint_store import list_checkpoints, open_shelf
+
+    names = list_checkpoints(store)
+    if not names:
+        raise UsageError(f"{store.url} holds no checkpoint: {command} has nothing to work on")
+    if not sys.stdin.isatty():
+        raise UsageError(f"{command} needs a name where there is no terminal to ask: {', '.join(names)}")
+    for name in names:
+        numbers = ", ".join(f"{name}@{bundle.number}" for bundle in open_shelf(store, name).versions())
+        print(render.escape(numbers))
+    return str(typer.prompt("Which one"))
