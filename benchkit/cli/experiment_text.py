@@ -114,10 +114,11 @@ def _files(entry: RunEntry) -> str:
 
 
 def _code(code: Any) -> str:
-    if not code:
-        return "-"
-    changed = " with changes that are not committed" if code.get("dirty") else ""
-    return f"{str(code.get('revision'))[:12]}{changed}"
+    parts = [f"version {code['version']}"] if code.get("version") else []
+    if code.get("revision"):
+        changed = " with changes that are not committed" if code.get("dirty") else ""
+        parts.append(f"{str(code['revision'])[:12]}{changed}")
+    return ", ".join(parts) or "-"
 
 
 def _arguments(arguments: Any) -> str:

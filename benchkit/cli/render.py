@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timezone
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -77,6 +78,11 @@ def rate(amount: float, seconds: float, unit: str) -> str:
 def size_rate(count_bytes: float, seconds: float) -> str:
     """Return bytes per second; a dash where no time has passed."""
     return f"{size(count_bytes / seconds)}/s" if seconds > 0 else "-"
+
+
+def moment(seconds: float) -> str:
+    """Return a time, seconds since 1970, as date and time where this machine stands."""
+    return f"{datetime.fromtimestamp(seconds, tz=timezone.utc).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def duration(seconds: float) -> str:

@@ -34,7 +34,13 @@ from benchkit.format.record import BundleFile, Record, decode_record, encode_rec
 from benchkit.store.base import BLOCK_BYTES, ObjectInfo, Store
 from benchkit.store.clock import read_clock
 from benchkit.store.folders import fresh_folder
-from benchkit.store.numbered import Numbered, list_numbered, publish_numbered, read_numbered
+from benchkit.store.numbered import (
+    Numbered,
+    list_numbered,
+    publish_numbered,
+    read_numbered,
+    replace_numbered,
+)
 
 Progress = Callable[[int], None]
 
@@ -135,9 +141,20 @@ class Shelf:
         return tuple(files)
 
     def publish(
-        self, files: Iterable[BundleFile], *, into: str, details: Mapping[str, Any] | None = None
+        self,
+        files: Iterable[BundleFile],
+        *,
+        into: str,
+        details: Mapping[str, Any] | None = None,
+        instead_of: Numbered | None = None,
     ) -> Numbered:
         """Make the bundle of files that were sent: the next number, seen by everybody from now on.
+
+        Args:
+            files: What `send` has returned.
+            into: Their folder.
+            details: What there is to say of them.
+            instead_of: The bundle whose number it gets, and which is removed once this one is whole.
 
         Raises:
             StoreError: The store failed, or files have vanished from it.
@@ -158,7 +175,13 @@ class Shelf:
                 f"{len(missing)} files of {self.kind} {self.name!r}, {missing[0]!r} for one, vanished from "
                 f"{self.store.url} while it was sent: send it again"
             )
-        return publish_numbered(self.store, self._versions, encode_record(record))[0]
+        if instead_of is None:
+            return publish_numbered(self.store, self._versions, encode_record(record))[0]
+        replaced = self._file_names(instead_of)
+        bundle = replace_numbered(self.store, instead_of, encode_record(record))
+        for name in replaced:
+            self.store.delete(name)
+        return bundle
 
     def fetch(self, bundle: Numbered, target: Path, *, on_progress: Progress | None = None) -> Record:
         """Make a folder of a bundle's files, each verified: whole, or not at all; return the record.
@@ -214,13 +237,7 @@ class Shelf:
 
     def remove(self, bundle: Numbered) -> None:
         """Remove a bundle: its record first, so that nobody sees half of it."""
-        names: list[str] = []
-        try:
-            prefix = f"{self._files}{self.read(bundle).folder}/"
-            names = [info.name for info in self.store.list(prefix)]
-        except (CorruptError, FormatError, ObjectNotFoundError):
-            pass  # which files it has is not known: `abandoned` finds them when they are old
-        for name in (bundle.object_name, *names):
+        for name in (bundle.object_name, *self._file_names(bundle)):
             self.store.delete(name)
 
     def abandoned(self, *, older_than_seconds: float) -> list[Abandoned]:
@@ -258,6 +275,14 @@ class Shelf:
     @property
     def _versions(self) -> str:
         return f"{self.prefix}versions/"
+
+    def _file_names(self, bundle: Numbered) -> list[str]:
+        """Return the object names of a bundle's files, as far as they can be told."""
+        try:
+            prefix = f"{self._files}{self.read(bundle).folder}/"
+        except (CorruptError, FormatError, ObjectNotFoundError):
+            return []  # `abandoned` finds them when they are old
+        return [info.name for info in self.store.list(prefix)]
 
     def _recorded_folders(self) -> Iterator[str]:
         """Yield the folders that records name, those also that have lost their number."""

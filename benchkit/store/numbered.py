@@ -95,6 +95,42 @@ def publish_numbered(store: Store, prefix: str, data: bytes) -> tuple[Numbered, 
     raise NotFoundError(f"the new version in {prefix} vanished from {store.url}: publish it again")
 
 
+def replace_numbered(store: Store, item: Numbered, data: bytes) -> Numbered:
+    """Put the bytes in the place of an object, under its number: they are there before it goes.
+
+    Killed in between it leaves both, of which the old one counts until who publishes next gives the new one a
+    number of its own. Of two that replace one object at once, one gets its number and the other the next.
+
+    Returns:
+        The object that holds the bytes.
+    """
+    digest = digest_bytes(data)
+    if digest == item.digest:
+        return item
+    _settle(store, item.prefix)  # what a killed replacement left would have the better right
+    name = numbered_name(item.prefix, item.number, digest)
+    store.write(name, data)
+    store.delete(item.object_name)
+    for look in range(_LOOKS):
+        everything = _list_all(store, item.prefix)
+        ours = [other for other in everything if other.digest == digest]
+        holder = next((other for other in everything if other.number == item.number), None)
+        if holder is None:  # a publisher took it for one that had lost its number, and moved it
+            store.write(name, data)
+        elif holder.digest == digest:
+            for moved in ours:
+                if moved.number != item.number:
+                    store.delete(moved.object_name)
+            return holder
+        else:
+            _settle(store, item.prefix)
+            for moved in ours:
+                if moved.number != item.number:
+                    return moved
+        time.sleep(look * _PAUSE_SECONDS)
+    raise NotFoundError(f"version {item.number} in {item.prefix} vanished from {store.url}: try again")
+
+
 def _settle(store: Store, prefix: str) -> list[Numbered]:
     """Move every object that lost its number to the next free one, and return those that have theirs.
 

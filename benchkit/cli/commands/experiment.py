@@ -1,4 +1,4 @@
-"""`bench-kit experiment`: runs, here and in the remote: `ls`, `show`, `compare`, `pull` and `push`."""
+"""`bench-kit experiment`: runs, launched, here and in the remote."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from benchkit.cli import render
+from benchkit.cli.commands import experiment_create
 from benchkit.cli.progress import Bar
 from benchkit.errors import UsageError
 
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from benchkit.train.run_curves import RunCurves
     from benchkit.train.runs import RunEntry, RunList
 
-SUMMARY = "List, show and compare the project's experiments, and fetch them from the remote."
+SUMMARY = "Launch, list, show and compare the project's experiments, and fetch them from the remote."
 EXAMPLE = "Example: bench-kit experiment ls"
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=SUMMARY, epilog=EXAMPLE)
+app.command("create", epilog=experiment_create.EXAMPLE)(experiment_create.create)
 Run = Annotated[str, typer.Argument(help="Its id, the beginning of that or of its last part, or its name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Plot = Annotated[
