@@ -14,7 +14,7 @@ from benchkit.format.digests import digest_bytes
 from benchkit.format.index import ChunkIndex, decode_index
 from benchkit.format.layout import MARKER_NAME, chunks_prefix
 from benchkit.format.manifest import ChunkEntry, Manifest
-from benchkit.format.sample import ReadRange, read_rows
+from benchkit.format.sample import SampleReader
 from benchkit.store.base import Store
 
 ATTEMPTS = 2
@@ -174,15 +174,16 @@ def _check_samples(chunk: ChunkEntry, index: ChunkIndex, tar: int, what: str) ->
     def read(offset: int, length: int) -> bytes:
         return os.pread(tar, length, offset)
 
+    reader = SampleReader(index, read, what=what, name=index.name)
     for row in chunk.live_rows().tolist():
-        fault = _find_fault(index, row, read, what)
+        fault = _find_fault(reader, row)
         if fault:
             yield fault
 
 
-def _find_fault(index: ChunkIndex, row: int, read: ReadRange, what: str) -> str | None:
+def _find_fault(reader: SampleReader, row: int) -> str | None:
     try:
-        read_rows(index, [row], read, what=what)
+        reader.read([row])
     except (CorruptError, FormatError) as error:
         return str(error)
     return None

@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 from array import array
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -68,32 +67,21 @@ class ChunkIndex:
         """Return the numbers of the row's members: its files, its label's text, its label's arrays."""
         return range(int(self.sample_member[row]), int(self.sample_member[row + 1]))
 
+    def files(self, row: int) -> range:
+        """Return the numbers of the row's files."""
+        return range(int(self.sample_file[row]), int(self.sample_file[row + 1]))
+
     def key(self, row: int) -> str:
         """Return the row's key, as `get_key` gave it."""
         return _text(self.keys, self.key_end, row)
 
     def name(self, row: int) -> str:
-        """Return how messages call the row: by its key, or by its number where the keys were left out."""
-        return f"sample {self.key(row)!r}" if len(self.key_end) else f"row {row}"
+        """Return how messages call the row."""
+        return f"sample {self.key(row)!r}"
 
-    def compact(self) -> ChunkIndex:
-        """Return a copy in about half the memory: without keys, columns as narrow as numbers allow."""
-        columns = {name: getattr(self, name) for name in _DTYPES}
-        columns |= {name: columns[name][:0] for name in ("keys", "key_end")}
-        narrow = {
-            name: values.astype(np.min_scalar_type(values.max(initial=0))) for name, values in columns.items()
-        }
-        return ChunkIndex(**narrow, kinds=self.kinds)
-
-    def file_names(self, row: int, end: int | None = None) -> list[str]:
-        """Return the original base names of the files of a row, or of all rows from it to before `end`."""
-        first, last = int(self.sample_file[row]), int(self.sample_file[row + 1 if end is None else end])
-        ends = [int(self.name_end[first - 1]) if first else 0, *self.name_end[first:last].tolist()]
-        names = self.names[ends[0] : ends[-1]].tobytes()
-        return [
-            names[begin - ends[0] : end - ends[0]].decode("utf-8", "surrogateescape")
-            for begin, end in pairwise(ends)
-        ]
+    def file_names(self, row: int) -> list[str]:
+        """Return the original base names of the row's files."""
+        return [_text(self.names, self.name_end, number) for number in self.files(row)]
 
 
 class IndexBuilder:

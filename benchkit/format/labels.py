@@ -94,13 +94,13 @@ def decode_label(kind: Any, text: bytes, arrays: Sequence[bytes], *, what: objec
     return label
 
 
-def decode_ints(texts: Sequence[bytes]) -> list[int] | None:
-    """Return the labels that `.cls` members hold, or None where one is not as `encode_label` writes it."""
+def decode_int(text: bytes) -> int | None:
+    """Return the label that a `.cls` member holds, or None where it is not as `encode_label` writes it."""
     try:
-        numbers = list(map(int, texts))
+        number = int(text)
     except ValueError:
         return None
-    return numbers if [b"%d" % number for number in numbers] == list(texts) else None
+    return number if b"%d" % number == text else None
 
 
 class _Encoder:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import add
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from benchkit.errors import CorruptError
 from benchkit.format.digests import checksum
 from benchkit.format.index import ChunkIndex
-from benchkit.format.labels import decode_ints, decode_label
+from benchkit.format.labels import decode_int, decode_label
 
 ReadRange = Callable[[int, int], bytes]
 """Return the bytes of the plain tar at an offset, of a length."""
@@ -32,95 +32,127 @@ Sample = tuple[Any, list[MemberFile] | None]
 """Label, and files in the order `get_file` gave them; None for a sample without files."""
 
 
-def read_rows(index: ChunkIndex, rows: Sequence[int], read: ReadRange, *, what: str) -> list[Sample]:
-    """Return the samples of these rows; those that stand next to each other are read together.
+class SampleReader:
+    """Reads the rows of one chunk, by what its index says of them, which it holds in little memory.
 
     Args:
-        index: The index of their chunk.
-        rows: Numbers of rows, in any order.
+        index: The index of the chunk.
         read: Reads the chunk.
         what: The chunk, for messages.
-
-    Raises:
-        CorruptError: A member is not what the index says.
-        FormatError: A label's members and its kind do not fit each other.
+        name: What messages call a row; None is `row 17`.
     """
-    samples: list[Sample] = []
-    first = 0
-    for end, row in enumerate(rows, start=1):
-        if end == len(rows) or rows[end] != row + 1:
-            samples += _read_run(index, rows[first], row + 1, read, what)
-            first = end
-    return samples
+
+    def __init__(
+        self, index: ChunkIndex, read: ReadRange, *, what: str, name: Callable[[int], str] | None = None
+    ) -> None:
+        self._read = read
+        self._what = what
+        self._name = name or "row {}".format
+        self._kinds = index.kinds
+        self._kind = _column(index.kind)
+        self._first_member = _column(index.sample_member)
+        self._first_file = _column(index.sample_file)
+        self._first_letter = _column(np.append(np.zeros(1, np.uint32), index.name_end))
+        self._letters = index.names.tobytes()
+        self._offset, self._size = _column(index.member_offset), _column(index.member_size)
+        self._checksum = _column(index.member_checksum)
+        ends = index.member_offset[:-1].astype(np.uint64) + index.member_size[:-1]
+        self._near_bytes = NEAR_BYTES if (index.member_offset[1:] >= ends).all() else 0
+
+    def read(self, rows: Sequence[int]) -> list[Sample]:
+        """Return the samples of these rows, in any order; what stands next to each other is read together.
+
+        Raises:
+            CorruptError: A member is not what the index says.
+            FormatError: A label's members and its kind do not fit each other.
+        """
+        samples: list[Sample] = []
+        first = 0
+        for end, row in enumerate(rows, start=1):
+            if end == len(rows) or rows[end] != row + 1:
+                self._read_run(rows[first], row + 1, samples)
+                first = end
+        return samples
+
+    def _read_run(self, start: int, end: int, samples: list[Sample]) -> None:
+        """Add the samples of the rows from `start` to before `end`."""
+        data = self._read_members(start, self._first_member[start], self._first_member[end])
+        first_member, first_file = self._first_member, self._first_file
+        first_letter, letters = self._first_letter, self._letters
+        only_ints = self._kinds == ("cls",)
+        first, number = first_member[start], first_file[start]
+        begin = 0
+        for row in range(start, end):
+            last, behind = first_member[row + 1] - first, first_file[row + 1]
+            text = begin + behind - number
+            files = []
+            for at in range(begin, text):
+                file = MemberFile(data[at])
+                name = letters[first_letter[number] : first_letter[number + 1]]
+                file.name = name.decode("utf-8", "surrogateescape")
+                files.append(file)
+                number += 1
+            label = None
+            if only_ints and last - text == 1:
+                label = decode_int(data[text])
+            if label is None:
+                label = self._decode_label(row, data[text:last])
+            samples.append((label, files or None))
+            begin = last
+
+    def _read_members(self, row: int, first: int, end: int) -> list[bytes]:
+        """Return the bytes of the members from `first`, the row's first, to before `end`, checked."""
+        offsets, sizes = self._offset[first:end].tolist(), self._size[first:end].tolist()
+        start = offsets[0]
+        length = offsets[-1] + sizes[-1] - start
+        if self._near_bytes and length <= len(sizes) * self._near_bytes:
+            block = self._read(start, length)
+            # To have zip check the lengths would take as long as the slices.
+            data = [block[at - start : at - start + size] for at, size in zip(offsets, sizes)]  # noqa: B905
+        else:
+            data = list(map(self._read, offsets, sizes))
+        expected = self._checksum[first:end].tolist()
+        found = list(map(checksum, data))
+        if found != expected:
+            wrong = next(number for number in range(len(data)) if found[number] != expected[number])
+            raise self._corrupt(row, first + wrong)
+        return data
+
+    def _decode_label(self, row: int, members: list[bytes]) -> Any:
+        text, *arrays = members
+        return decode_label(self._kinds[self._kind[row]], text, arrays, what=_Where(self, row))
+
+    def describe(self, row: int) -> str:
+        """Return how messages call a row."""
+        return f"{self._name(row)} of {self._what}"
+
+    def _corrupt(self, row: int, member: int) -> CorruptError:
+        """Return the error that names a member, of the row or one behind it, that is not what it was."""
+        while self._first_member[row + 1] <= member:
+            row += 1
+        file = self._first_file[row] + member - self._first_member[row]
+        noun = f"file {self._file_name(file)!r}" if file < self._first_file[row + 1] else "the label"
+        return CorruptError(
+            f"{noun} of {self.describe(row)} is corrupt: its checksum is not the one in the chunk's index"
+        )
+
+    def _file_name(self, number: int) -> str:
+        """Return the original base name of a file, by its number in the chunk."""
+        name = self._letters[self._first_letter[number] : self._first_letter[number + 1]]
+        return name.decode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True, slots=True)
 class _Where:
     """A row as messages call it; put into words only when there is a message."""
 
-    index: ChunkIndex
+    reader: SampleReader
     row: int
-    chunk: str
 
     def __str__(self) -> str:
-        return f"{self.index.name(self.row)} of {self.chunk}"
+        return self.reader.describe(self.row)
 
 
-def _read_run(index: ChunkIndex, start: int, end: int, read: ReadRange, what: str) -> list[Sample]:
-    """Return the samples of the rows from `start` to before `end`."""
-    members = index.sample_member[start : end + 1].tolist()
-    files = index.sample_file[start : end + 1].tolist()
-    data = _read_members(index, members[0], members[-1], read, what)
-    first = [member - members[0] for member in members]
-    texts = [at + last - begin for at, begin, last in zip(first, files, files[1:], strict=False)]
-    labels = None
-    if index.kinds == ("cls",) and len(data) == files[-1] - files[0] + len(texts):
-        labels = decode_ints([data[text] for text in texts])
-    if labels is None:
-        parts = zip(range(start, end), texts, first[1:], strict=True)
-        labels = [_read_label(index, row, data[text:last], what) for row, text, last in parts]
-    names = iter(index.file_names(start, end))
-    samples: list[Sample] = []
-    for label, begin, text in zip(labels, first, texts, strict=False):
-        opened = []
-        for content in data[begin:text]:
-            file = MemberFile(content)
-            file.name = next(names)
-            opened.append(file)
-        samples.append((label, opened or None))
-    return samples
-
-
-def _read_members(index: ChunkIndex, first: int, end: int, read: ReadRange, what: str) -> list[bytes]:
-    """Return the bytes of the members from `first` to before `end`, checked."""
-    offsets = index.member_offset[first:end].tolist()
-    sizes = index.member_size[first:end].tolist()
-    start = min(offsets)
-    length = max(map(add, offsets, sizes)) - start
-    if length <= len(sizes) * NEAR_BYTES:
-        block = read(start, length)
-        data = [block[at - start : at - start + size] for at, size in zip(offsets, sizes, strict=True)]
-    else:
-        data = list(map(read, offsets, sizes))
-    expected = index.member_checksum[first:end].tolist()
-    found = list(map(checksum, data))
-    if found != expected:
-        wrong = next(number for number in range(len(data)) if found[number] != expected[number])
-        raise CorruptError(
-            f"{_describe_member(index, first + wrong, what)} is corrupt: its checksum is not the one in the "
-            "chunk's index"
-        )
-    return data
-
-
-def _describe_member(index: ChunkIndex, member: int, what: str) -> str:
-    row = int(np.searchsorted(index.sample_member, member, side="right")) - 1
-    names = index.file_names(row)
-    number = member - index.members(row).start
-    noun = f"file {names[number]!r}" if number < len(names) else "the label"
-    return f"{noun} of {_Where(index, row, what)}"
-
-
-def _read_label(index: ChunkIndex, row: int, members: list[bytes], what: str) -> Any:
-    text, *arrays = members
-    return decode_label(index.kinds[index.kind[row]], text, arrays, what=_Where(index, row, what))
+def _column(values: npt.NDArray[Any]) -> memoryview:
+    """Return a copy of the numbers, as narrow as they allow; to get one takes less than from an array."""
+    return values.astype(np.min_scalar_type(values.max(initial=0))).data

@@ -50,7 +50,7 @@ class OpenChunk:
         Raises:
             CacheError: The chunk is closed in this process.
         """
-        if self.closed:
+        if self._file.fd < 0:
             raise CacheError(f"{self._what} is not open in process {os.getpid()}: open it again")
         return self._file
 
@@ -61,23 +61,24 @@ class OpenChunk:
             CorruptError: The file ends before them, or the disk does not give them back.
             CacheError: The chunk is closed in this process.
         """
-        fd, end = self.file.fd, offset + length
-        pieces: list[bytes] = []
-        while offset < end:
-            try:
-                piece = os.pread(fd, end - offset, offset)
-            except OSError as error:
-                raise CorruptError(f"{self._what} cannot be read from {self.path}: {error}") from error
+        data = self._read_some(offset, length)
+        while len(data) < length:
+            piece = self._read_some(offset + len(data), length - len(data))
             if not piece:
+                end = os.fstat(self.file.fd).st_size
                 raise CorruptError(
-                    f"{self._what} is corrupt in the cache: {self.path} ends at {os.fstat(fd).st_size} "
-                    f"of {self.size} bytes; remove the file and it is fetched again"
+                    f"{self._what} is corrupt in the cache: {self.path} ends at {end} of {self.size} bytes; "
+                    "remove the file and it is fetched again"
                 )
-            if len(piece) == length:
-                return piece
-            pieces.append(piece)
-            offset += len(piece)
-        return b"".join(pieces)
+            data += piece
+        return data
+
+    def _read_some(self, offset: int, length: int) -> bytes:
+        fd = self.file.fd
+        try:
+            return os.pread(fd, length, offset)
+        except OSError as error:
+            raise CorruptError(f"{self._what} cannot be read from {self.path}: {error}") from error
 
     def close(self) -> None:
         """Let the tar go; closing twice, or in a forked child, does nothing more."""

@@ -19,7 +19,7 @@ from benchkit.errors import CorruptError, DatasetError
 from benchkit.format.digests import digest_bytes
 from benchkit.format.index import ChunkIndex, decode_index
 from benchkit.format.manifest import Manifest
-from benchkit.format.sample import Sample, read_rows
+from benchkit.format.sample import Sample, SampleReader
 from benchkit.store.base import Store
 from benchkit.stream.cache import TIMEOUT_SECONDS, ChunkCache
 from benchkit.stream.calls import CallListener
@@ -34,11 +34,10 @@ _HEAP_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A chunk in use: cached tar, index, live rows (None: all are), and how many are read at once."""
+    """A chunk in use: cached tar, what reads it, live rows (None: all are), and how many are read at once."""
 
-    what: str
     tar: OpenChunk
-    index: ChunkIndex
+    samples: SampleReader
     live: npt.NDArray[np.int64] | None
     at_once: int
 
@@ -111,7 +110,7 @@ class ChunkReader:
                 if opened.live is not None:
                     rows = opened.live[rows].tolist()
                 try:
-                    return read_rows(opened.index, rows, opened.tar.read, what=opened.what)
+                    return opened.samples.read(rows)
                 except CorruptError as error:
                     self._discard(chunk, error)
 
@@ -120,9 +119,9 @@ class ChunkReader:
         with self._used():
             opened = self._open(chunk)
             row = live_row if opened.live is None else int(opened.live[live_row])
-            files = ", ".join(repr(name) for name in opened.index.file_names(row)) or "no files"
-            key = self._decode_index(opened.tar, chunk).key(row)
-            return f"sample {key!r} ({files}) in {opened.what}"
+            index = self._decode_index(opened.tar, chunk)
+            files = ", ".join(repr(name) for name in index.file_names(row)) or "no files"
+            return f"sample {index.key(row)!r} ({files}) in {self.describe_chunk(chunk)}"
 
     def describe_chunk(self, chunk: int) -> str:
         """Return a chunk as people look for it: the start of its name, dataset and version."""
@@ -194,13 +193,14 @@ class ChunkReader:
         while True:
             tar = self.fetch(chunk)
             try:
-                index = self._decode_index(tar, chunk).compact()
+                index = self._decode_index(tar, chunk)
             except CorruptError as error:
                 self._give_back(tar, chunk, error)
             else:
+                samples = SampleReader(index, tar.read, what=self.describe_chunk(chunk))
                 live = entry.live_rows() if entry.dead else None
                 at_once = max(1, AT_ONCE_BYTES * entry.samples // entry.tar_bytes)
-                return _Opened(self.describe_chunk(chunk), tar, index, live, at_once)
+                return _Opened(tar, samples, live, at_once)
 
     def _decode_index(self, tar: OpenChunk, chunk: int) -> ChunkIndex:
         entry, what = self._manifest.chunks[chunk], self.describe_chunk(chunk)

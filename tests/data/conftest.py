@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from support.album import CHUNK_BYTES, Album
+from support.rows import read_rows
 
 from benchkit.data import ProcessorDataset
 from benchkit.data.catalogue import find_version, read_manifest
 from benchkit.data.pack import PackReport, pack
 from benchkit.data.unpack import unpack_chunk
 from benchkit.format.index import decode_index
-from benchkit.format.sample import read_rows
 from benchkit.store.base import Store
 from benchkit.store.local import LocalStore
 

@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 import webdataset
 import zstandard
+from support.rows import read_rows
 
 from benchkit.format.chunk import (
     FRAME_BYTES,
@@ -23,7 +24,6 @@ from benchkit.format.chunk import (
 from benchkit.format.digests import digest_bytes, digest_key
 from benchkit.format.labels import encode_label
 from benchkit.format.manifest import Manifest, encode_manifest
-from benchkit.format.sample import read_rows
 
 INDEX_MEMBER = "__benchkit__/index.safetensors"
 NOISE = random.Random(0).randbytes(11 << 20)  # nothing compresses it

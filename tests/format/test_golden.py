@@ -4,12 +4,12 @@ import io
 
 import pytest
 import zstandard
+from support.rows import read_rows
 
 from benchkit.format import layout
 from benchkit.format.digests import digest_bytes
 from benchkit.format.index import decode_index
 from benchkit.format.manifest import decode_manifest, encode_manifest
-from benchkit.format.sample import read_rows
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import pytest
 import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.rows import read_rows
 
 from benchkit.errors import BenchKitError, DatasetError, FormatError
 from benchkit.format import index as index_module
 from benchkit.format.digests import checksum
 from benchkit.format.index import IndexBuilder, decode_index, is_file_name
 from benchkit.format.labels import encode_label
-from benchkit.format.sample import read_rows
 from benchkit.format.tables import decode_table, encode_table
 
 NUMBERS = np.zeros(3)
@@ -84,22 +84,6 @@ def test_every_row_is_found_again(assert_same):
         ((found, got),) = read_rows(index, [row], read_range, what="it")
         assert [file.getvalue() for file in got or []] == files
         assert_same(label, found)
-
-
-def test_a_compact_index_says_the_same_but_for_keys(assert_same):
-    index = read(INDEX)
-    compact = index.compact()
-    assert compact.samples == index.samples
-    for row in range(index.samples):
-        assert compact.members(row) == index.members(row)
-        assert compact.file_names(row) == index.file_names(row)
-        assert (index.name(row), compact.name(row)) == (f"sample {index.key(row)!r}", f"row {row}")
-        assert_same(*(read_rows(one, [row], read_range, what="it")[0][0] for one in (index, compact)))
-    for name in ("member_offset", "member_checksum"):
-        assert getattr(compact, name).tolist() == getattr(index, name).tolist()
-        assert not np.shares_memory(getattr(compact, name), getattr(index, name))
-    assert compact.keys.size == compact.key_end.size == 0
-    assert compact.member_offset.itemsize < index.member_offset.itemsize
 
 
 def test_the_library_of_safetensors_reads_it():

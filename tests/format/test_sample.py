@@ -5,12 +5,13 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from support.rows import read_rows
 
 from benchkit.errors import BenchKitError, CorruptError
 from benchkit.format.digests import checksum
 from benchkit.format.index import IndexBuilder, decode_index
 from benchkit.format.labels import encode_label
-from benchkit.format.sample import MemberFile, read_rows
+from benchkit.format.sample import MemberFile, SampleReader
 
 
 def damaged(chunk, offset):
@@ -112,6 +113,21 @@ def test_members_that_lie_apart_are_read_without_what_is_between():
     with pytest.raises(BenchKitError, match="sample 'two' of it is no JSON"):
         read_rows(index, [0, 1], read, what="it")
     assert lengths == [1, 3]
+
+
+def test_a_reader_holds_little_of_the_index_and_calls_rows_by_their_numbers(golden, make_chunk):
+    chunk = make_chunk(golden.FIRST)
+    reader = SampleReader(chunk.index, damaged(chunk, int(chunk.index.member_offset[0])), what="chunk 7")
+    held = [value for value in vars(reader).values() if isinstance(value, memoryview)]
+    for name in ("member_offset", "member_size", "member_checksum", "sample_member", "sample_file", "kind"):
+        column = getattr(chunk.index, name)
+        assert any(values.tolist() == column.tolist() for values in held)
+        assert not any(np.shares_memory(np.asarray(values), column) for values in held)
+    assert all(
+        values.itemsize <= 2 for values in held if values.tolist() != chunk.index.member_checksum.tolist()
+    )
+    with pytest.raises(CorruptError, match="of row 0 of chunk 7 is corrupt"):
+        reader.read([0])
 
 
 LABEL = encode_label([np.zeros(2), np.ones(2)])

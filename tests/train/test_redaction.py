@@ -9,11 +9,11 @@ from benchkit.train.redaction import is_secret_name, redact_arguments, redact_te
 SECRETS = [
     "api_key", "API-KEY", "apiKey", "openai_api_key", "aws_secret_access_key", "AWS_ACCESS_KEY_ID",
     "password", "db.password", "passwd", "HF_TOKEN", "token", "githubToken", "session_token", "credentials",
-    "client_secret", "privateKey", "--wandb-api-key", "Authorization",
+    "client_secret", "privateKey", "--wandb-api-key", "Authorization", "pwd", "--pwd", "DB_PWD",
 ]  # fmt: skip
 HARMLESS = [
     "max_tokens", "pad_token", "eos_token", "tokenizer", "token_dropout", "key", "keys", "primary_key",
-    "seed", "secretary", "learning_rate", "keyword", "passes", "author", "num_heads",
+    "seed", "secretary", "learning_rate", "keyword", "passes", "author", "num_heads", "PWD", "OLDPWD",
 ]  # fmt: skip
 
 
