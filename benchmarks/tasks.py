@@ -12,7 +12,7 @@ from sides import OURS, SIDES, Side
 GROWTH = (10_000, 50_000, 200_000)
 LATENCIES_MS = (0, 20, 100)
 WORKERS = (0, 2)
-# Pictures and requests to a server are slow enough that a part of A tells as much.
+# Pictures are slow enough that a part of A tells as much.
 _PART = 0.25
 # Enough for a few batches, and chunks, of every worker.
 _MIN_SAMPLES = 256
@@ -127,7 +127,7 @@ def list_growth(scale: float) -> Iterator[Case]:
 
 def list_s3(scale: float) -> Iterator[Case]:
     """Stream bytes from an S3 server that answers at once, or later."""
-    given = {"task": "s3", "kind": "A", "count": scaled(COUNTS["A"] * _PART, scale)}
+    given = {"task": "s3", "kind": "A", "count": scaled(COUNTS["A"], scale)}
     for latency_ms, (name, side) in product(LATENCIES_MS, _streaming(limits=False)):
         for shuffle in (False, True) if side.s3 else ():
             yield Case(

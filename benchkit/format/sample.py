@@ -19,7 +19,7 @@ ReadRange = Callable[[int, int], bytes]
 """Return the bytes of the plain tar at an offset, of a length."""
 
 NEAR_BYTES = 16 << 10
-"""Members that take at most this each, with what lies between them, are read at once."""
+"""From a file, members are read one by one when they are larger than this."""
 
 
 class MemberFile(io.BytesIO):
@@ -40,10 +40,17 @@ class SampleReader:
         read: Reads the chunk.
         what: The chunk, for messages.
         name: What messages call a row; None is `row 17`.
+        near_bytes: Members that take at most this each, with what lies between them, are read at once.
     """
 
     def __init__(
-        self, index: ChunkIndex, read: ReadRange, *, what: str, name: Callable[[int], str] | None = None
+        self,
+        index: ChunkIndex,
+        read: ReadRange,
+        *,
+        what: str,
+        name: Callable[[int], str] | None = None,
+        near_bytes: int = NEAR_BYTES,
     ) -> None:
         self._read = read
         self._what = what
@@ -57,7 +64,7 @@ class SampleReader:
         self._offset, self._size = _column(index.member_offset), _column(index.member_size)
         self._checksum = _column(index.member_checksum)
         ends = index.member_offset[:-1].astype(np.uint64) + index.member_size[:-1]
-        self._near_bytes = NEAR_BYTES if (index.member_offset[1:] >= ends).all() else 0
+        self._near_bytes = near_bytes if (index.member_offset[1:] >= ends).all() else 0
 
     def read(self, rows: Sequence[int]) -> list[Sample]:
         """Return the samples of these rows, in any order; what stands next to each other is read together.

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from benchkit.errors import StoreError
@@ -167,15 +168,35 @@ def _find_origin(settings: S3Settings) -> _Origin:
         profile = find_profile(settings.profile)
     try:
         if profile is None:
-            return _Origin(profile=None, session=boto3.Session(profile_name=settings.profile))
+            core = _new_session()
+            session = boto3.Session(profile_name=settings.profile, botocore_session=core)
+            core.get_scoped_config()  # looks for the profile
+            return _Origin(profile=None, session=session)
         keys = profile.access_key_id, profile.secret_access_key, profile.session_token
-        return _Origin(profile=profile, session=boto3.Session(*keys))
+        return _Origin(profile=profile, session=boto3.Session(*keys, botocore_session=_new_session()))
     except ProfileNotFound as error:
         known = {known.name for known in list_profiles()} | set(Session().available_profiles)
         raise StoreError(
             f"there is no profile {settings.profile!r:.60}; known are: {', '.join(sorted(known)) or 'none'}; "
             "make it with bench-kit configure, or name another in [s3], BENCHKIT_PROFILE or AWS_PROFILE"
         ) from error
+
+
+def _new_session() -> Any:
+    """Return a session of botocore's that shares what describes the services with all others."""
+    from botocore.session import Session  # noqa: PLC0415
+
+    session = Session()
+    session.register_component("data_loader", _load_descriptions())
+    return session
+
+
+@cache
+def _load_descriptions() -> Any:
+    """Return what reads the descriptions of services, and keeps them: forked workers need not read them."""
+    from botocore.loaders import create_loader  # noqa: PLC0415
+
+    return create_loader()
 
 
 def _connect(settings: S3Settings) -> Any:

@@ -73,7 +73,7 @@ class BatchSource(Dataset[Any]):
         with self._randomness.seeded(seed):
             positions = plan.positions
             while len(positions):
-                source.assign(plan.epoch, positions)
+                source.assign(plan.epoch, positions, early=plan.early)
                 try:
                     rows.extend(self._chunk._data_iterator())  # noqa: SLF001
                     positions = positions[:0]

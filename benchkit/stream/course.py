@@ -25,12 +25,14 @@ class BatchPlan:
         start: First position of the global batch.
         positions: This shard's part of it, (B,), int64.
         keep: Chunks that the reader keeps open afterwards.
+        early: Whether rows are read before their chunks are in the cache.
     """
 
     epoch: int
     start: int
     positions: npt.NDArray[np.int64]
     keep: int
+    early: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,7 @@ class Course:
         shard: This process's part.
         drop: Whether an incomplete last batch is left out.
         keep: Chunks that a reader keeps open between its batches.
-        readers: Processes that read for this one; at its last batch each lets all chunks go.
+        readers: Processes that read for this one; each begins early, and lets all go at its last batch.
     """
 
     epoch: int
@@ -99,7 +101,7 @@ class Course:
             lanes=self.lanes,
         )
         keep = self.keep if step < self.steps - self.readers else 0
-        return BatchPlan(self.epoch, start, positions, keep)
+        return BatchPlan(self.epoch, start, positions, keep, early=step < self.readers)
 
     def earlier(self) -> Iterator[BatchPlan]:
         """Yield the plans of an undisturbed pass up to where this one starts, the last one first."""

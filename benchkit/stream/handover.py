@@ -40,32 +40,43 @@ def pack(data: Any) -> Any:
     Raises:
         Exception: Something in the data cannot be pickled.
     """
-    return _Packed(data) if _AVAILABLE and get_sharing_strategy() == "file_descriptor" else data  # type: ignore[no-untyped-call]
+    if not _AVAILABLE or get_sharing_strategy() != "file_descriptor":  # type: ignore[no-untyped-call]
+        return data
+    packed = _Packed(data)
+    return packed if packed.memories else data
 
 
 class _Packed:
     """Data as bytes, and the memory of its tensors beside."""
 
     def __init__(self, data: Any) -> None:
-        out = io.BytesIO()
+        out = _Pieces()
         packer = _Packer(out)
         packer.dump(data)
-        self._pickled = out.getvalue()
-        self._memories = packer.memories
+        self._pickled = out.pieces
+        self.memories = packer.memories
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return how to unpack the data: small memory goes as bytes, large as a descriptor."""
         memories = [
             memory if isinstance(memory, bytes) else (DupFd(memory._share_fd_cpu_()[0]), memory.nbytes())
-            for memory in self._memories
+            for memory in self.memories
         ]
-        return _unpack, (self._pickled, memories)
+        return _unpack, (b"".join(self._pickled), memories)
+
+
+class _Pieces:
+    """A file that keeps what is written as it comes: large bytes in the data itself are not copied."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.write = self.pieces.append
 
 
 class _Packer(ForkingPickler):
     """Pickles all but the memory of tensors on the CPU, which is put aside; once, however many view it."""
 
-    def __init__(self, out: io.BytesIO) -> None:
+    def __init__(self, out: _Pieces) -> None:
         super().__init__(out, pickle.HIGHEST_PROTOCOL)
         self.memories: list[bytes | torch.UntypedStorage] = []
         self._seen: dict[int, tuple[int, torch.UntypedStorage]] = {}

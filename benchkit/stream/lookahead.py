@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 AHEAD_STEPS = 64
 FETCHERS = 4
 _NAME = "benchkit-ahead"
+_HEAD_START_SECONDS = 1.0
+"""How long the first batch, rows of which are read early, has the network for itself."""
 _LAST_FETCH_SECONDS = 1.0
 """How long the end of a pass waits for fetches that are going on; a slower one ends by itself."""
 
@@ -98,6 +100,8 @@ class Lookahead:
 
     def _look_ahead(self) -> None:
         heard = self._opened.cache.last_call()
+        with self._changed:
+            self._changed.wait_for(lambda: self._step or self._stopped, _HEAD_START_SECONDS)
         while True:
             with self._changed:
                 if self._stopped:

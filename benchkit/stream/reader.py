@@ -19,10 +19,12 @@ from benchkit.errors import CorruptError, DatasetError
 from benchkit.format.digests import digest_bytes
 from benchkit.format.index import ChunkIndex, decode_index
 from benchkit.format.manifest import Manifest
-from benchkit.format.sample import Sample, SampleReader
+from benchkit.format.sample import ReadRange, Sample, SampleReader
 from benchkit.store.base import Store
 from benchkit.stream.cache import TIMEOUT_SECONDS, ChunkCache
 from benchkit.stream.calls import CallListener
+from benchkit.stream.early import NEAR_BYTES as EARLY_NEAR_BYTES
+from benchkit.stream.early import Visit, choose_early, read_early
 from benchkit.stream.open_chunk import OpenChunk
 from benchkit.stream.patience import call_patiently
 
@@ -89,18 +91,54 @@ class ChunkReader:
         # every batch are given back and made anew, which takes longer than to read into them.
         bytes(_HEAP_BYTES)
 
-    def read(self, chunk: int, live_rows: Sequence[int]) -> Iterator[list[Sample]]:
-        """Yield the samples of live rows, every byte checked, as many at a time as are read at once.
+    def read(self, visits: Sequence[Visit], *, early: bool = False) -> Iterator[list[Sample]]:
+        """Yield the samples of the visits, every byte checked, as many at a time as are read at once.
+
+        Args:
+            visits: Chunks, and live rows of each.
+            early: Read from the store what can be, of chunks that are not in the cache.
 
         Raises:
-            CorruptError: The chunk is corrupt in the store too: it was fetched again once.
+            CorruptError: A chunk is corrupt in the store too: it was fetched again once.
         """
-        done = 0
-        while done < len(live_rows):
-            samples = self._read_some(chunk, live_rows, done)
-            done += len(samples)
-            self.rows_read += len(samples)
-            yield samples
+        found = self._read_early(visits) if early else {}
+        for number, (chunk, live_rows) in enumerate(visits):
+            done = 0
+            while done < len(live_rows):
+                samples = found.get(number) or self._read_some(chunk, live_rows, done)
+                done += len(samples)
+                self.rows_read += len(samples)
+                yield samples
+
+    def _read_early(self, visits: Sequence[Visit]) -> dict[int, list[Sample]]:
+        """Return samples of chunks that are not in the cache, by the numbers of their visits."""
+        entries = self._manifest.chunks
+        with self._used():
+            away = [
+                number
+                for number, (chunk, _) in enumerate(visits)
+                if chunk not in self._opened and not self._cache.holds(entries[chunk])
+            ]
+        chosen = choose_early(away, visits, entries)
+        samples = call_patiently(
+            partial(read_early, [visits[number] for number in chosen], self._read_from_store),
+            state=bool,
+            seconds=self.timeout_seconds,
+            what=f"reading rows of {self._version.label} from {self._store.url}",
+        )
+        return {number: found for number, found in zip(chosen, samples, strict=True) if found}
+
+    def _read_from_store(self, chunk: int, live_rows: Sequence[int]) -> list[Sample]:
+        entry = self._manifest.chunks[chunk]
+        name = self._manifest.chunk_object(entry)
+
+        def read(offset: int, length: int) -> bytes:
+            return self._store.read(name, start=offset, length=length)
+
+        index = self._decode_index(read, chunk)
+        rows = entry.live_rows()[live_rows].tolist() if entry.dead else live_rows
+        reader = SampleReader(index, read, what=self.describe_chunk(chunk), near_bytes=EARLY_NEAR_BYTES)
+        return reader.read(rows)
 
     def _read_some(self, chunk: int, live_rows: Sequence[int], start: int) -> list[Sample]:
         with self._used():
@@ -119,7 +157,7 @@ class ChunkReader:
         with self._used():
             opened = self._open(chunk)
             row = live_row if opened.live is None else int(opened.live[live_row])
-            index = self._decode_index(opened.tar, chunk)
+            index = self._decode_index(opened.tar.read, chunk)
             files = ", ".join(repr(name) for name in index.file_names(row)) or "no files"
             return f"sample {index.key(row)!r} ({files}) in {self.describe_chunk(chunk)}"
 
@@ -193,7 +231,7 @@ class ChunkReader:
         while True:
             tar = self.fetch(chunk)
             try:
-                index = self._decode_index(tar, chunk)
+                index = self._decode_index(tar.read, chunk)
             except CorruptError as error:
                 self._give_back(tar, chunk, error)
             else:
@@ -202,11 +240,11 @@ class ChunkReader:
                 at_once = max(1, AT_ONCE_BYTES * entry.samples // entry.tar_bytes)
                 return _Opened(tar, samples, live, at_once)
 
-    def _decode_index(self, tar: OpenChunk, chunk: int) -> ChunkIndex:
+    def _decode_index(self, read: ReadRange, chunk: int) -> ChunkIndex:
         entry, what = self._manifest.chunks[chunk], self.describe_chunk(chunk)
         place = entry.index
         if place.tar_offset is not None:
-            data = tar.read(place.tar_offset, place.tar_length)
+            data = read(place.tar_offset, place.tar_length)
         else:
             data = call_patiently(
                 partial(self._store.read, str(place.object), start=place.offset, length=place.length),

@@ -143,6 +143,7 @@ class Source:
         self._epoch = 0
         self._positions: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._handed = 0
+        self._early = False
 
     def open(self, *, digest: str | None = None) -> OpenedVersion:
         """Return the version, looked up at the first call; another digest looks it up again."""
@@ -155,9 +156,9 @@ class Source:
         """The number of samples."""
         return self.open().order.total
 
-    def assign(self, epoch: int, positions: npt.NDArray[np.int64]) -> None:
-        """Say which positions of which epoch the next `samples()` yields."""
-        self._epoch, self._positions, self._handed = epoch, positions, 0
+    def assign(self, epoch: int, positions: npt.NDArray[np.int64], *, early: bool = False) -> None:
+        """Say which positions of which epoch the next `samples()` yields, and whether it may read early."""
+        self._epoch, self._positions, self._handed, self._early = epoch, positions, 0, early
 
     @property
     def handed(self) -> npt.NDArray[np.int64]:
@@ -169,11 +170,11 @@ class Source:
         opened = self.open()
         chunks, rows = opened.order.locate(self._epoch, self._positions)
         edges = [0, *(np.flatnonzero(np.diff(chunks)) + 1).tolist(), len(chunks)]
-        for start, end in pairwise(edges):
-            for samples in opened.reader.read(int(chunks[start]), rows[start:end].tolist()):
-                for sample in samples:
-                    self._handed += 1
-                    yield sample
+        visits = [(int(chunks[start]), rows[start:end].tolist()) for start, end in pairwise(edges)]
+        for samples in opened.reader.read(visits, early=self._early):
+            for sample in samples:
+                self._handed += 1
+                yield sample
 
     def rest(self) -> npt.NDArray[np.int64]:
         """Return the assigned positions that have not been handed out."""

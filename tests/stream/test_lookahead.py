@@ -72,6 +72,7 @@ def test_nothing_is_started_when_the_machine_has_it_all_or_there_is_no_room(load
         lookahead.start()
         assert not threads()
     list(loader)
+    wait_for(lambda: not threads())  # those of the pass
     with Lookahead(opened, course.plan, course.steps, 100) as lookahead:
         lookahead.start()
         assert not threads()
@@ -84,7 +85,7 @@ def test_a_chunk_that_is_needed_again_while_it_is_being_fetched_is_fetched_once_
 
     def plan(step: int) -> BatchPlan:
         again = step in (0, AHEAD_STEPS + 1)
-        return BatchPlan(epoch=0, start=0, positions=np.array([0 if again else 4]), keep=0)
+        return BatchPlan(epoch=0, start=0, positions=np.array([0 if again else 4]), keep=0, early=False)
 
     with Lookahead(opened, plan, 2 * AHEAD_STEPS, 100) as lookahead:
         lookahead.start()

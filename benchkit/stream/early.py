@@ -1,0 +1,79 @@
+"""Early rows: read where the store has them, before their chunks are in the cache.
+
+So a first batch does not wait for whole chunks. Only members of plain chunks can be found so, and every one
+of them is checked by the index, and that by the manifest.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from benchkit.errors import BenchKitError
+from benchkit.format.manifest import ChunkEntry
+from benchkit.format.sample import Sample
+
+SHARE = 8
+"""Rows that come to more than one byte in so many of their chunk wait for the chunk."""
+MOST_BYTES = 32 << 20
+"""What is read early for a batch has at most about so many bytes."""
+NEAR_BYTES = 1 << 20
+"""Members that take at most this each are read at once: a request takes longer than this much more of it."""
+_AT_ONCE = 16
+
+Visit = tuple[int, Sequence[int]]
+"""A chunk and live rows of it."""
+
+
+def choose_early(numbers: Sequence[int], visits: Sequence[Visit], chunks: Sequence[ChunkEntry]) -> list[int]:
+    """Return which of these visits, by their numbers, are worth reading early."""
+    chosen, left = [], MOST_BYTES
+    for number in numbers:
+        chunk, rows = visits[number]
+        entry = chunks[chunk]
+        size = len(rows) * entry.tar_bytes // entry.samples
+        if entry.codec == "none" and size * SHARE <= entry.tar_bytes and size <= left:
+            left -= size
+            chosen.append(number)
+    return chosen
+
+
+def read_early(
+    visits: Sequence[Visit], read_rows: Callable[[int, Sequence[int]], list[Sample]]
+) -> list[list[Sample] | None]:
+    """Return the samples of each visit, several being read at once; None where that failed.
+
+    Whoever fetches the chunk will meet what failed, and tells it.
+
+    Args:
+        visits: Chunks and rows.
+        read_rows: Reads rows of a chunk from the store.
+    """
+    found: list[list[Sample] | None] = [None] * len(visits)
+    errors: list[BaseException] = []
+    waiting = deque(enumerate(visits))
+
+    def work() -> None:
+        while waiting and not errors:
+            try:
+                number, (chunk, rows) = waiting.popleft()
+            except IndexError:  # another thread has taken it meanwhile
+                return
+            try:
+                found[number] = read_rows(chunk, rows)
+            except BenchKitError:
+                continue
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+                errors.append(error)
+
+    # A pool's threads would keep the process from ending while a store stands still.
+    count = min(_AT_ONCE, len(visits))
+    threads = [threading.Thread(target=work, name="benchkit-early", daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return found
