@@ -21,7 +21,7 @@ Codec = Literal["auto", "zstd", "none"]
 CODECS: tuple[Codec, ...] = ("auto", "zstd", "none")
 
 FRAME_BYTES = 4 << 20
-ZSTD_LEVEL = 3
+ZSTD_LEVEL = 1
 PROBE_RATIO = 0.9
 """Compression pays when the probe shrinks below this share of itself."""
 PROBE_PARTS = (256 << 10, 1 << 20)
