@@ -1,6 +1,7 @@
 """Trains a small net on the scanned digits: `python manage.py train --processes 2 --epochs 8`.
 
-Killed at any moment and started again with the same command, it goes on from its newest checkpoint.
+Killed at any moment and started again with the same command, it goes on from its newest checkpoint. Its run
+is on record: `bench-kit experiment ls`.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from benchkit import (
+    BenchAccelerateTracker,
     get_accelerator,
     get_dataset,
     load_model_checkpoint,
@@ -31,13 +33,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="loading processes of each training process")
     parser.add_argument("--lr", type=float, default=2e-3, help="learning rate")
     parser.add_argument("--seed", type=int, default=0, help="seed of the model's first weights")
-    parser.add_argument("--checkpoint", default="digits", help="name of this run's checkpoints")
+    parser.add_argument("--checkpoint", default="digits", help="name of the run and its checkpoints")
     parser.add_argument("--checkpoint-steps", type=int, default=20, help="steps from one to the next")
     parser.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="go on from the newest checkpoint of that name, if there is one",
+        help="go on from the newest checkpoint of that name, if there is one, in the run on record",
     )
     return parser.parse_args()
 
@@ -110,7 +112,9 @@ def resume(accelerator, arguments) -> None:
 
 def main() -> None:
     arguments = parse_arguments()
-    accelerator = get_accelerator()
+    tracker = BenchAccelerateTracker(arguments.checkpoint, arguments.epochs, resume=arguments.resume)
+    accelerator = get_accelerator(log_with=tracker)
+    accelerator.init_trackers("digits", config=vars(arguments))
     set_seed(arguments.seed)
 
     # True: read from the project's remote. The last argument is the class's own: is_train.
@@ -138,6 +142,8 @@ def main() -> None:
         accuracy = validate(accelerator, val_loader, model)
         loss = accelerator.reduce(progress.total_loss, reduction="mean").item() / progress.steps
         accelerator.print(f"epoch {epoch}: loss {loss:.3f}, accuracy {accuracy:.1%}, {rate:,.0f} samples/s")
+        values = {"train/loss": loss, "val/accuracy": accuracy, "train/samples_per_second": rate}
+        accelerator.log(values, step=epoch)
         progress.total_loss.zero_()
         progress.steps = 0
         save(accelerator, progress, arguments)

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from benchkit import __version__
 from benchkit.data.catalogue import find_version, open_catalogue
-from benchkit.errors import CorruptError, NotFoundError, ObjectNotFoundError, StoreError, UsageError
+from benchkit.errors import (
+    CorruptError,
+    NotFoundError,
+    ObjectNotFoundError,
+    ProjectError,
+    StoreError,
+    UsageError,
+)
 from benchkit.format import layout
 from benchkit.format.archive import MAX_ARCHIVE_BYTES, Archive, ArchiveFile, open_archive, write_archive
 from benchkit.project.code_version import (
@@ -27,9 +34,11 @@ from benchkit.project.code_version import (
     encode_details,
 )
 from benchkit.project.source_files import SourceFiles, find_source_files, ignored_by_settings
-from benchkit.settings import Settings
+from benchkit.project.unpacking import SCRATCH_FOLDER
+from benchkit.settings import SETTINGS_NAME, Settings
 from benchkit.store.base import Store
 from benchkit.store.bundles import Shelf, new_folder
+from benchkit.store.folders import scratch_folder
 from benchkit.store.urls import open_remote
 from benchkit.train.revision import describe_code
 
@@ -90,19 +99,29 @@ class CodeShelf:
 
     @classmethod
     def of(cls, settings: Settings) -> CodeShelf:
-        """Return those of a project, in its remote."""
+        """Return those of a project, in its remote.
+
+        Raises:
+            ProjectError: Its id cannot name them.
+        """
+        if not layout.is_dataset_name(settings.project_id):
+            raise ProjectError(
+                f"{settings.project / SETTINGS_NAME}: the project's id names its code in the remote, and "
+                f"{settings.project_id!r:.120} cannot: write 1 to 100 of A-Z a-z 0-9 . _ -, beginning with a "
+                "letter or digit"
+            )
         return cls(settings, open_remote(settings))
 
     @property
     def shelf(self) -> Shelf:
         """The bundles."""
-        return Shelf(store=self.store, prefix=layout.CODE, kind=KIND, name=self.settings.project_id)
+        return _open_shelf(self.store, self.settings.project_id)
 
     def versions(self) -> list[CodeVersion]:
         """Return the versions, oldest first.
 
         Raises:
-            CorruptError, FormatError: A record cannot be read, or is another project's.
+            CorruptError, FormatError: A record cannot be read.
         """
         open_catalogue(self.store)
         found = []
@@ -197,9 +216,15 @@ class CodeShelf:
                 yield archive
 
 
+def list_code_shelves(store: Store) -> list[Shelf]:
+    """Return the shelves of all projects that have anything there, also of uploads that were cut off."""
+    names = {info.name.split("/")[1] for info in store.list(layout.CODE)}
+    return [_open_shelf(store, name) for name in sorted(names) if layout.is_dataset_name(name)]
+
+
 @contextmanager
 def pack_code(settings: Settings) -> Iterator[CodePacked]:
-    """Pack a project's code into one archive in a temporary folder.
+    """Pack a project's code into one archive, in a folder of the project's that goes at the end.
 
     Raises:
         ProjectError: The project cannot be read.
@@ -209,7 +234,9 @@ def pack_code(settings: Settings) -> Iterator[CodePacked]:
     sources = find_source_files(settings.project, also_ignore=ignored_by_settings(settings))
     with ExitStack() as stack:
         with _translated(f"the code of {settings.project} cannot be packed"):
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchkit-code-")))
+            scratch = settings.project / SCRATCH_FOLDER
+            scratch.mkdir(exist_ok=True)
+            folder = stack.enter_context(scratch_folder(scratch, "code-"))
             with open(folder / ARCHIVE_NAME, "xb") as output:
                 files = write_archive(output, settings.project, sources.paths)
         yield CodePacked(folder=folder, sources=sources, files=files)
@@ -239,6 +266,10 @@ def describe_making(settings: Settings, store: Store, datasets: Sequence[str] | 
         dirty=git.get("dirty"),
         datasets=None if datasets is None else tuple(_used_dataset(store, name) for name in datasets),
     )
+
+
+def _open_shelf(store: Store, project_id: str) -> Shelf:
+    return Shelf(store=store, prefix=f"{layout.CODE}{project_id}/", kind=KIND, name=project_id)
 
 
 def _used_dataset(store: Store, name: str) -> UsedDataset:

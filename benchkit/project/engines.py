@@ -93,8 +93,8 @@ def build_command(engine: ContainerEngine, *, image: str, context: Path, dockerf
 
 
 def inspect_command(engine: ContainerEngine, image: str) -> tuple[str, ...]:
-    """Return what succeeds where there is an image of that name."""
-    return (engine, "image", "inspect", "--format", "{{.Id}}", image)
+    """Return what prints the environment that an image sets, as JSON, and fails where there is no image."""
+    return (engine, "image", "inspect", "--format", "{{json .Config.Env}}", image)
 
 
 def run_command(engine: ContainerEngine, container: Container) -> tuple[str, ...]:
@@ -149,6 +149,7 @@ def distribute(command: Sequence[str], processes: int, *, gpus: bool) -> tuple[s
         "-m",
         "torch.distributed.run",
         "--standalone",
+        "--local-addr=127.0.0.1",  # a host name need not have an address, in a container least of all
         f"--nproc-per-node={processes}",
         *arguments,
     )

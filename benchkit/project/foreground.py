@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import os
+import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 from benchkit.errors import NotFoundError
-from benchkit.train.orphans import end_with_parent
+from benchkit.project import supervisor
 
 GRACE_SECONDS = 30.0
 """How long a program may take to end after Ctrl-C before it is killed; a second Ctrl-C kills it at once."""
+
+REST_SECONDS = 5.0
+"""How long what a program has started may take to end after it, before that is killed."""
 
 
 def run_in_foreground(
@@ -24,53 +28,56 @@ def run_in_foreground(
     *,
     environment: Mapping[str, str],
     folder: Path | None = None,
-    kill: Callable[[], object] | None = None,
+    kill: Sequence[str] = (),
 ) -> tuple[int, bool]:
     """Run a program to its end, and return its exit code, and whether it was interrupted.
 
-    It is in a process group of its own, which gets SIGINT where this process gets it, or SIGTERM. What a
-    signal has ended has the exit code 128 and its number, as in a shell. If this process is killed, it ends
-    too.
+    It is in a process group of its own, which gets SIGINT where this process gets it, or SIGTERM, or is
+    killed. What a signal has ended has the exit code 128 and its number, as in a shell. Nothing that it has
+    started outlives it: a supervisor sees to that, which goes on for as long as it takes where this process
+    is killed.
 
     Args:
         command: The program and its arguments.
         environment: Its environment.
         folder: Where it is run.
-        kill: What else ends it at once.
+        kill: A command that ends at once what the program does not end itself.
 
     Raises:
         NotFoundError: There is no such program.
     """
     sys.stdout.flush()
-    try:
-        process = subprocess.Popen(
-            list(command),
-            env=dict(environment),
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=end_with_parent,  # noqa: PLW1509
-        )
-    except OSError as error:
-        raise NotFoundError(f"{command[0]!r:.200} cannot be run: {error.strerror}") from error
-    with process, _sigterm_as_interrupt():
-        try:
-            code, interrupted = process.wait(), False
-        except KeyboardInterrupt:
-            code, interrupted = _end(process, kill), True
+    script = str(Path(supervisor.__file__).resolve())  # it is run elsewhere
+    task = {"command": list(command), "kill": list(kill), "grace": GRACE_SECONDS, "rest": REST_SECONDS}
+    ours, theirs = socket.socketpair()
+    with ours, _sigterm_as_interrupt():
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", script, json.dumps(task)],
+                env=dict(environment),
+                cwd=folder,
+                stdin=theirs.fileno(),
+                start_new_session=True,
+            )
+        interrupted = False
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:
+                interrupted = True
+                with suppress(BrokenPipeError):  # it has just ended
+                    ours.send(b"!")
+        if code == supervisor.CANNOT_RUN and (reason := _read_reason(ours)):
+            raise NotFoundError(f"{command[0]!r:.200} cannot be run: {reason}")
     return (128 - code if code < 0 else code), interrupted
 
 
-def _end(process: subprocess.Popen[bytes], kill: Callable[[], object] | None) -> int:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGINT)
-    with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
-        return process.wait(GRACE_SECONDS)
-    if kill:
-        kill()
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    return process.wait()
+def _read_reason(channel: socket.socket) -> str:
+    """Return why the supervisor could not run the program; empty where the exit code is the program's own."""
+    with suppress(ConnectionResetError):  # it has left what we sent unread
+        return channel.recv(1000).decode(errors="replace")
+    return ""
 
 
 @contextmanager

@@ -54,13 +54,14 @@ NO_CODE = (
 )
 """What is hardly ever code."""
 
-NEVER_CODE = (".git", ".hg/", ".svn/", ".benchkit/")
-"""What no rule of a folder's own brings back."""
+NEVER_CODE = (".git", ".hg/", ".svn/", ".benchkit/", ".*.part/")
+"""What no rule of a folder's own brings back; the last is what is being made, or was when its maker died."""
 
 SECRETS = (
     ".env",
     ".env.*",
     "*.env",
+    "*.env.local",
     ".envrc",
     "!.env.example",
     "!.env.sample",
@@ -93,17 +94,24 @@ SECRETS = (
     ".git-credentials",
     ".vault-token",
     "*.token",
+    "*[-_]token",
+    "token.[jt]*",
+    "*api[-_]key*.[ijty]*",
+    "apikey*.[ijty]*",
+    "password*.[ijty]*",
     "*.tfvars",
     "*.tfstate",
     "kaggle.json",
     "credentials",
-    "credentials.[ijty]*",
-    "*[-_]credentials.json",
+    "credentials.[cijty]*",
+    "*[-_]credentials.[cijty]*",
+    ".secrets",
+    "secret.[ijty]*",
     "secrets.[ijty]*",
     "client_secret*.json",
     "*service[-_]account*.json",
 )
-"""What is likely to hold a key or a password: .ini, .json, .toml, .txt and .yaml of these names, too."""
+"""What is likely to hold a key or a password, as .csv, .ini, .json, .toml, .txt or .yaml, too."""
 
 Group = Literal["no code", "secret", "own"]
 

@@ -7,7 +7,6 @@ lie in the job's own folder, `.benchkit/jobs/<id>/`, and in a container at their
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,12 +19,12 @@ from benchkit.project.engines import (
     Engine,
     Mount,
     image_name,
-    inspect_command,
     kill_command,
     process_command,
     run_command,
 )
 from benchkit.project.foreground import run_in_foreground
+from benchkit.project.images import read_environment
 from benchkit.project.package import OpenPackage, open_package
 from benchkit.project.unpacking import unpack
 from benchkit.settings import (
@@ -127,13 +126,13 @@ def run_job(options: JobOptions, *, here: Path, settings: Settings | None) -> Jo
         StoreError: The disk is full.
     """
     folder = here / JOBS_FOLDER / (options.job or new_run_id())
-    try:
-        folders = replace(JobFolders.below(folder / "ml"), **options.folders)
-        for name in ("dataset", "model", "checkpoints", "artifacts"):
-            getattr(folders, name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{folder} cannot be made: {error}") from error
     with open_package(options.package) as opened:
+        try:
+            folders = replace(JobFolders.below(folder / "ml"), **options.folders)
+            for name in ("dataset", "model", "checkpoints", "artifacts"):
+                getattr(folders, name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be made: {error}") from error
         if options.engine == "process":
             code, interrupted = _run_process(options, opened, folder, folders, settings)
         else:
@@ -172,24 +171,21 @@ def _run_container(
     settings: Settings | None,
 ) -> tuple[int, bool]:
     image = options.image or image_name(opened.digest)
-    environment = child_environment({}, defaults={})
-    found = subprocess.run(inspect_command(engine, image), capture_output=True, check=False, env=environment)
-    if found.returncode:
+    says = read_environment(engine, image)
+    if says is None:
         raise NotFoundError(
             f"{engine} has no image {image} of {options.package}: build it with: "
             f"bench-kit runc build-local {options.package} --engine {engine}"
         )
     container = plan_container(
-        options, image, folder.name, folders, settings, modules=opened.layout.has_modules
+        options, image, folder.name, folders, settings, finds_modules="PYTHONPATH" in says
     )
     for mount in container.mounts:
         mount.source.mkdir(parents=True, exist_ok=True)
     return run_in_foreground(
         run_command(engine, container),
-        environment=environment,
-        kill=lambda: subprocess.run(
-            kill_command(engine, container.name), capture_output=True, check=False, env=environment
-        ),
+        environment=child_environment({}, defaults={}),
+        kill=kill_command(engine, container.name),
     )
 
 
@@ -200,7 +196,7 @@ def plan_container(
     folders: JobFolders,
     settings: Settings | None,
     *,
-    modules: bool,
+    finds_modules: bool,
 ) -> Container:
     """Return the container of a job.
 
@@ -210,12 +206,12 @@ def plan_container(
         job: The job's id.
         folders: Its folders on this machine.
         settings: Those of the project whose remote it reads.
-        modules: Whether the package has `src/`.
+        finds_modules: Whether the image says itself where Python finds modules.
     """
     inside = JobFolders.below(JOB_ROOT)
     variables = options.defaults | inside.variables()
-    if modules:
-        variables["PYTHONPATH"] = "src"
+    if not finds_modules:
+        variables["PYTHONPATH"] = "src:."  # of its working folder, where the package is
     if options.dataset:
         variables["BENCHKIT_DATASET"] = options.dataset
     mounts = [

@@ -211,7 +211,8 @@ def _environment(plan: LaunchPlan) -> dict[str, str]:
 def _torchrun(processes: int, machines: Machines) -> list[str]:
     module = ["-m", "torch.distributed.run"]
     if machines.count == 1:
-        return [*module, "--standalone", f"--nproc-per-node={processes}"]
+        # Else it would look for this machine's name in the network, and wait long where that has no address.
+        return [*module, "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
     return [
         *module,
         f"--nnodes={machines.count}",

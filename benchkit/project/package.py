@@ -7,7 +7,6 @@ generated, and a file of requirements. Only a script has to be there.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from benchkit.project.ignore import IGNORE_FILE
 from benchkit.project.source_files import SourceFiles, find_source_files, ignored_by_settings
 from benchkit.settings import SETTINGS_NAME, load_settings
 from benchkit.store.base import BLOCK_BYTES
+from benchkit.store.folders import scratch_folder
 
 DEFAULT_PACKAGE = "trainer.zip"
 REQUIREMENTS = ("dependencies.txt", "requirements.txt", "pyproject.toml")
@@ -32,13 +32,11 @@ class Layout:
 
     Attributes:
         scripts: Its Python scripts, at the top or in `scripts/`.
-        has_modules: Whether it has `src/`.
         has_dockerfile: Whether it says itself how its image is built.
         requirements: The file of what it needs; None where there is none.
     """
 
     scripts: tuple[str, ...]
-    has_modules: bool
     has_dockerfile: bool
     requirements: str | None
 
@@ -133,7 +131,6 @@ def check_layout(paths: Iterable[str], *, what: str) -> Layout:
         )
     return Layout(
         scripts=scripts,
-        has_modules=any(path.startswith("src/") for path in paths),
         has_dockerfile="Dockerfile" in paths,
         requirements=next((name for name in REQUIREMENTS if name in paths), None),
     )
@@ -148,21 +145,10 @@ def _is_script(path: str) -> bool:
 def _appearing(path: Path) -> Iterator[BinaryIO]:
     """Give a new file that gets its name when nothing went wrong, and else goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with open(descriptor, "w+b") as file:
+    with scratch_folder(path.parent, f".{path.name}-") as scratch:
+        with open(scratch / path.name, "x+b") as file:
             yield file
-        os.chmod(draft, 0o666 & ~_umask())
-        os.replace(draft, path)
-    except BaseException:
-        os.unlink(draft)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+        os.replace(scratch / path.name, path)
 
 
 def _digest(file: BinaryIO) -> str:

@@ -7,12 +7,12 @@ entries and their sizes are bounded before a byte is written. The folder appears
 from __future__ import annotations
 
 import stat
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
 from benchkit.errors import CorruptError, ProjectError
+from benchkit.store.folders import scratch_folder
 
 SAMPLES_ARCHIVE = "Datasets/digits.zip"
 MAX_ENTRIES = 10_000
@@ -51,17 +51,17 @@ def unpack(archive: Path, folder: Path) -> None:
         CorruptError: An entry that is broken, too large, too many, no plain file, or outside the folder.
         OSError: The disk refuses.
     """
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+    with scratch_folder(folder.parent, f".{folder.name}-") as scratch:
         try:
             with zipfile.ZipFile(archive) as source:
                 entries = check_entries(source.infolist(), archive=archive, top=folder.name)
                 for path, entry in entries.items():
-                    target = Path(scratch, path)
+                    target = scratch / path
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(_read_entry(source, entry))
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise CorruptError(f"{archive} cannot be unpacked: {error}; get the file again") from error
-        Path(scratch, folder.name).rename(folder)
+        (scratch / folder.name).rename(folder)
 
 
 def check_entries(

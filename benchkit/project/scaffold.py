@@ -6,12 +6,12 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 
 from benchkit.errors import ProjectError, UsageError
 from benchkit.project.samples import SAMPLES_ARCHIVE, unpack_samples
 from benchkit.settings import SETTINGS_NAME, S3Settings
+from benchkit.store.folders import scratch_folder
 from benchkit.store.urls import check_url
 
 DEFAULT_REMOTE = "store"
@@ -20,6 +20,7 @@ TEMPLATE_FOLDER = "project_template"
 # What a project is made of, beside its benchkit.toml; anything else in the template's folder is left there.
 TEMPLATE_FILES = (
     ".benchkitignore",
+    ".gitignore",
     "Datasets/ProjectDatasets.py",
     "Datasets/digits.LICENSE.txt",
     SAMPLES_ARCHIVE,
@@ -87,8 +88,8 @@ def start_project(
             raise ProjectError(
                 f"{target} exists and is not an empty folder: choose another name, or move it away"
             )
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as scratch:
-            draft = Path(scratch, name)
+        with scratch_folder(target.parent, f".{name}-") as scratch:
+            draft = scratch / name
             for file in TEMPLATE_FILES:
                 (draft / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / file, draft / file)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from benchkit.errors import StoreError, UsageError
 from benchkit.format.archive import Archive, ArchiveFile
 from benchkit.format.digests import new_hasher
 from benchkit.store.base import BLOCK_BYTES
-from benchkit.store.folders import fresh_folder
+from benchkit.store.folders import fresh_folder, scratch_folder
 
 SCRATCH_FOLDER = ".benchkit"
 _NAMED = 5
@@ -70,9 +69,9 @@ def _unpack_beside(archive: Archive, files: Sequence[ArchiveFile], folder: Path,
         raise UsageError(f"{scratch} is a link, which is not followed: remove it")
     scratch.mkdir(exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(prefix="unpacking-", dir=scratch) as draft:
-            _write(archive, files, Path(draft))
-            standing = {file.path: _standing(folder, file, Path(draft)) for file in files}
+        with scratch_folder(scratch, "unpacking-") as draft:
+            _write(archive, files, draft)
+            standing = {file.path: _standing(folder, file, draft) for file in files}
             replaced = tuple(path for path, how in standing.items() if how == "other")
             if replaced and not force:
                 more = f" and {len(replaced) - _NAMED} more" if len(replaced) > _NAMED else ""
@@ -83,7 +82,7 @@ def _unpack_beside(archive: Archive, files: Sequence[ArchiveFile], folder: Path,
             for path, how in standing.items():
                 if how != "same":
                     (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                    os.replace(Path(draft, path), folder / path)
+                    os.replace(draft / path, folder / path)
     finally:
         if made and _is_empty(scratch):
             scratch.rmdir()

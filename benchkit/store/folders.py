@@ -1,7 +1,8 @@
-"""Fresh folders: filled beside their place, and renamed into it when they are whole."""
+"""Scratch folders, which whoever comes next sweeps, and fresh ones, which get their name once whole."""
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from benchkit.errors import UsageError
 from benchkit.store.locks import LockedFile, open_locked
+
+SCRATCH_SUFFIX = ".part"
 
 
 @contextmanager
@@ -25,28 +28,36 @@ def fresh_folder(target: Path) -> Iterator[Path]:
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
         raise UsageError(f"{target} is there already: choose another folder, or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = f".{target.name}-"
-    for left in target.parent.glob(f"{beside}*.part"):
+    with scratch_folder(target.parent, f".{target.name}-") as fresh:
+        yield fresh
+        for path in (*fresh.rglob("*"), fresh):
+            _sync(path)
+        fresh.chmod(0o755)
+        fresh.rename(target)
+        _sync(target.parent)
+
+
+@contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Give an empty folder, called `<prefix>….part`, that goes at the end unless it was renamed.
+
+    It is locked as long as its process lives; what dead ones left in the same place is swept first.
+    """
+    for left in parent.glob(f"{glob.escape(prefix)}*{SCRATCH_SUFFIX}"):
         with suppress(FileNotFoundError), _lock(left) or nullcontext() as lock:
             if lock:
                 shutil.rmtree(left)
-    fresh, lock = _make_locked(target.parent, beside)
+    folder, lock = _make_locked(parent, prefix)
     with lock:
         try:
-            yield fresh
-            for path in (*fresh.rglob("*"), fresh):
-                _sync(path)
-            fresh.chmod(0o755)
-            fresh.rename(target)
-            _sync(target.parent)
-        except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make_locked(parent: Path, prefix: str) -> tuple[Path, LockedFile]:
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=SCRATCH_SUFFIX, dir=parent))
         with suppress(FileNotFoundError):  # somebody swept it before it was locked
             if lock := _lock(folder):
                 return folder, lock

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from benchkit.errors import CorruptError, NotFoundError, ObjectNotFoundError
 from benchkit.format.layout import CHECKPOINTS, check_dataset_name, is_dataset_name
@@ -95,10 +96,23 @@ def fetch_copy(
             else:
                 return False
         copies.clear(checkpoint.id)
-        with _told(shelf, stored.bundle):
-            shelf.fetch(stored.bundle, copies.folder(checkpoint.id), on_progress=on_progress)
+        fetch_files(shelf, stored, copies.folder(checkpoint.id), on_progress=on_progress)
         copies.complete(replace(checkpoint, places=1))
     return True
+
+
+def fetch_files(
+    shelf: Shelf, stored: StoredCheckpoint, folder: Path, *, on_progress: Progress | None = None
+) -> None:
+    """Fetch a version's files into a folder that is not there yet: whole or not at all.
+
+    Raises:
+        UsageError: There is something at the folder.
+        CorruptError: A file in the store is not what was written.
+        StoreError: The store or the disk failed.
+    """
+    with _told(shelf, stored.bundle):
+        shelf.fetch(stored.bundle, folder, on_progress=on_progress)
 
 
 def retain(shelf: Shelf, keep: int) -> None:
@@ -132,7 +146,5 @@ def _told(shelf: Shelf, bundle: Numbered) -> Iterator[None]:
     try:
         yield
     except CorruptError as error:
-        raise CorruptError(
-            f"checkpoint {shelf.name}@{bundle.number}: {error}; load another version, and delete this one "
-            f"with bench-kit del-check {shelf.name}@{bundle.number}"
-        ) from error
+        label = f"{shelf.name}@{bundle.number}"
+        raise CorruptError(f"checkpoint {label}: {error}; bench-kit del-check {label} deletes it") from error

@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from benchkit.stream.loader import ChunkLoader
-from benchkit.train.run import SYNC_SECONDS, RunHandle, RunOptions
+from benchkit.train.run import RunHandle
+from benchkit.train.run_writer import SYNC_SECONDS, RunOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Self

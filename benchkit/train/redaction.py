@@ -10,6 +10,9 @@ HIDDEN = "***"
 _LEAST_CHARACTERS = 8
 """A shorter value of the environment, such as `yes`, would take harmless words with it."""
 
+_CURRENT_FOLDER = "PWD"
+"""Every shell has this variable, and it holds no password."""
+
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _SECRET_WORDS = frozenset(
     {"secret", "secrets", "password", "passwd", "passphrase", "pwd"}
@@ -38,6 +41,8 @@ def is_secret_name(name: str) -> bool:
     >>> [is_secret_name(name) for name in ("max_tokens", "pad_token", "tokenizer", "key", "seed")]
     [False, False, False, False, False]
     """
+    if name == _CURRENT_FOLDER:
+        return False
     words = [word.lower() for word in _WORD.findall(name)]
     pairs = list(zip(["", *words], words, strict=False))
     return any(

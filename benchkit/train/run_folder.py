@@ -172,6 +172,17 @@ def is_written(path: Path) -> bool:
     return _is_held(path / _LOCK) or _is_held(path / LAUNCHER_LOCK)
 
 
+def hold_ended(path: Path) -> LockedFile:
+    """Return the lock of a run that no process writes: while it is held, none begins to.
+
+    Raises:
+        UsageError: A process writes it.
+        StoreError: The folder cannot be written.
+    """
+    with _told(path):
+        return _hold(path)
+
+
 def _is_held(path: Path) -> bool:
     try:
         lock = open_locked(path, shared=True, blocking=False)
@@ -222,8 +233,8 @@ def _hold(path: Path) -> LockedFile:
             return lock
         time.sleep(_LOCK_PAUSE_SECONDS)
     raise UsageError(
-        f"run {path.name} is being written by another process: wait until that has ended, or begin a run of "
-        "your own, without resume=True"
+        f"run {path.name} is being written by another process: wait until that has ended; without "
+        "resume=True a script begins a run of its own"
     )
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from accelerate.tracking import GeneralTracker
 
 from benchkit.stream.loader import ChunkLoader
-from benchkit.train.run import SYNC_SECONDS, RunHandle, RunOptions
+from benchkit.train.run import RunHandle
+from benchkit.train.run_writer import SYNC_SECONDS, RunOptions
 
 
 class BenchAccelerateTracker(GeneralTracker):  # type: ignore[misc]

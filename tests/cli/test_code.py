@@ -73,7 +73,8 @@ def test_code_is_packed_uploaded_pulled_and_runs(anywhere: Scratch, tmp_path: Pa
     assert shown["python"] == sys.version.split()[0]
 
     out = tmp_path / "elsewhere" / "pulled"
-    assert "4 new" in succeed(anywhere.bench_kit("pull-vs", "1", "--to", str(out)))
+    told = succeed(anywhere.bench_kit("pull-vs", "1", "--to", f"../{out.relative_to(tmp_path)}"))
+    assert told == f"version 1 is in {out}: 4 new\n"
     assert code_of(out) == code_of(anywhere.root)
     pulled = Scratch(out, tmp_path / "pulled-cache")
     read = "from Datasets.ProjectDatasets import NotesChunk; print(sorted(NotesChunk('train', True)))"
@@ -223,7 +224,7 @@ def test_a_damaged_version_is_an_error_and_leaves_nothing(project: Scratch, tmp_
     assert not (tmp_path / "out").exists()
     archive.unlink()
     assert_refused(project.bench_kit("pull-vs", "1"), CorruptError, "is missing")
-    (record,) = (project.root / "store/code/versions").iterdir()
+    (record,) = (project.root / "store/code/scratch/versions").iterdir()
     flip(record)
     assert_refused(project.bench_kit("show-vs"), CorruptError, "is corrupt")
     succeed(project.bench_kit("del-vs", "1", "--yes"))
@@ -280,6 +281,28 @@ def test_an_upload_that_is_killed_leaves_no_version_and_is_done_again(
             assert numbers(project) == []
         succeed(project.manage("migrate-code"))
         assert numbers(project) == [1]
+        assert os.listdir(project.root / ".benchkit") == []
+
+
+def test_projects_that_share_a_remote_have_versions_of_their_own(project: Scratch, tmp_path: Path) -> None:
+    store = str(project.root / "store")
+    other = make_project(tmp_path / "other", remote=store)
+    toml = other.root / "benchkit.toml"
+    toml.write_text(toml.read_text().replace('"scratch"', '"other"'))
+    succeed(project.manage("migrate-code"))
+    (other.root / "run.sh").write_text("other")
+    succeed(other.manage("migrate-code"))
+    (other.root / "run.sh").write_text("others")
+    succeed(other.manage("migrate-code"))
+    assert (numbers(project), numbers(other)) == ([1], [1, 2])
+    assert "unchanged: version 1" in succeed(project.manage("migrate-code"))
+    for part in (project, other):
+        left = part.root / f"store/code/{part.root.name}/files/20260101-000000-00000000/code.zip"
+        left = Path(store, left.relative_to(part.root / "store"))
+        left.parent.mkdir()
+        left.write_bytes(b"cut off")
+    assert "removed 2 objects" in succeed(project.bench_kit("clean", "--older-than", "0", "--yes"))
+    assert (numbers(project), numbers(other)) == ([1], [1, 2])
 
 
 def test_two_clones_upload_the_same_archive(project: Scratch, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from support.scratch import BENCH_KIT, Scratch, assert_refused, flip, table_rows
 from benchkit.errors import CorruptError, FormatError, NotFoundError, StoreError, UsageError
 
 TRAIN = """
-import os, signal, sys
+import os, signal, sys, threading
 from benchkit import ExperimentLogger
 
 name, lr, ending = sys.argv[1], float(sys.argv[2]), sys.argv[3]
@@ -35,12 +36,41 @@ if ending == "finish":
     logger.finish()
 elif ending == "error":
     raise RuntimeError("out of \\x1b[31mmemory")
+elif ending == "exit 3":
+    sys.exit(3)
+elif ending == "quit 3":
+    quit(3)
+elif ending == "exit told":
+    sys.exit("no data")
+elif ending == "exit 0":
+    sys.exit(0)
+elif ending == "exit in with":
+    with logger:
+        raise SystemExit(3)
+elif ending == "exit 0 in with":
+    with logger:
+        sys.exit()
+elif ending == "exit of a thread":
+    thread = threading.Thread(target=sys.exit, args=[3])
+    thread.start()
+    thread.join()
 elif ending == "interrupt":
     raise KeyboardInterrupt
 elif ending == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
 """
 """A training script: its arguments are a name, a learning rate, and how it ends."""
+
+EXIT_CODES = {
+    "error": 1,
+    "exit 3": 3,
+    "quit 3": 3,
+    "exit told": 1,
+    "exit in with": 3,
+    "interrupt": -signal.SIGINT,
+    "kill": -signal.SIGKILL,
+}
+"""With which code it ends, where that is not 0."""
 
 
 def make_project(folder: Path, *, remote: str = "store", endpoint: str = "") -> Scratch:
@@ -70,8 +100,7 @@ def train(project: Scratch, name: str = "base", lr: float = 1.0, ending: str = "
     """Run the training script, and return the run's id."""
     process = project.start([sys.executable, "train.py"], name, str(lr), ending)
     out, err = process.communicate(timeout=120)
-    expected = {"finish": 0, "end": 0, "error": 1, "interrupt": -signal.SIGINT, "kill": -signal.SIGKILL}
-    assert process.returncode == expected[ending], err
+    assert process.returncode == EXIT_CODES.get(ending, 0), err
     return out.strip()
 
 
@@ -157,6 +186,23 @@ def test_a_run_says_how_its_script_ended_and_what_was_killed_can_be_sent(project
     forget_here(project)
     (stored,) = tell(project, "ls")
     assert (stored["state"], stored["files"]) == (state, 3)
+
+
+@pytest.mark.parametrize(
+    ("ending", "state", "error"),
+    [
+        ("exit 3", "failed", "exit code 3"),
+        ("quit 3", "failed", "exit code 3"),
+        ("exit told", "failed", "no data"),
+        ("exit in with", "failed", "exit code 3"),
+        ("exit 0", "finished", None),
+        ("exit 0 in with", "finished", None),
+        ("exit of a thread", "finished", None),
+    ],
+)
+def test_a_script_that_exits_has_failed_unless_its_code_is_0(project, ending, state, error):
+    shown = tell(project, "show", train(project, ending=ending))
+    assert (shown["state"], shown["error"]) == (state, error)
 
 
 def test_a_large_model_of_a_script_that_never_says_that_it_ended_goes_to_the_remote_too(
@@ -252,6 +298,81 @@ def test_a_run_that_is_written_is_running_and_cannot_be_pushed(project):
         assert_refused(project.bench_kit("experiment", "push", run), UsageError, "being written")
         process.communicate("", timeout=60)
     assert tell(project, "show", run)["state"] == "finished"
+
+
+def test_a_run_is_deleted_here_and_in_any_remote_and_no_other_is(anywhere):
+    first, second = train(anywhere, "base"), train(anywhere, "wide")
+    original = contents(anywhere.root / ".benchkit/experiments" / second)
+    assert_refused(anywhere.bench_kit("experiment", "rm", "base"), UsageError, "asks before", "--yes")
+    assert len(tell(anywhere, "ls")) == 2
+    done = anywhere.bench_kit("experiment", "rm", "base", "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"deleted run {first} (base) on this machine and in " in done.stdout
+    assert [(run["run"], run["here"], run["files"]) for run in tell(anywhere, "ls")] == [(second, True, 3)]
+    assert not (anywhere.root / ".benchkit/experiments" / first).exists()
+    assert_refused(anywhere.bench_kit("experiment", "rm", first, "-y"), NotFoundError, first, "wide")
+    forget_here(anywhere)
+    tell(anywhere, "pull", "wide")
+    assert contents(anywhere.root / ".benchkit/experiments" / second) == original
+    forget_here(anywhere)
+    assert "on this machine" not in anywhere.bench_kit("experiment", "rm", "wide", "-y").stdout
+    assert tell(anywhere, "ls") == []
+
+
+def test_on_a_terminal_deleting_a_run_asks(project):
+    run = train(project)
+    command = [BENCH_KIT, "experiment", "rm", "base"]
+    out, _ = project.on_terminal(command, typed=b"n\n", code=1)
+    assert f"Delete run {run} (base) on this machine and in ".encode() in out
+    assert len(tell(project, "ls")) == 1
+    project.on_terminal(command, typed=b"y\n")
+    assert tell(project, "ls") == []
+
+
+def test_a_run_that_is_written_is_not_deleted_here_nor_from_another_machine(project):
+    held = (
+        "import sys; from benchkit import ExperimentLogger\n"
+        "logger = ExperimentLogger('live', sync_seconds=0.1); logger.log_scalar('x', 1, 1)\n"
+        "print(logger.run, flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", held],
+        cwd=project.root,
+        env=project.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        run = process.stdout.readline().strip()
+        refused = project.bench_kit("experiment", "rm", run, "--yes")
+        assert_refused(refused, UsageError, "is being written on", "end it first")
+        deadline = time.monotonic() + 60
+        while not (project.root / "store/experiments" / run / "run.json").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        elsewhere = Scratch(project.root.parent / "elsewhere", project.cache)
+        elsewhere.root.mkdir()
+        settings = (project.root / "benchkit.toml").read_text()
+        remote = (project.root / "store").as_uri()
+        (elsewhere.root / "benchkit.toml").write_text(settings.replace('"store"', f'"{remote}"'))
+        refused = elsewhere.bench_kit("experiment", "rm", "live", "--yes")
+        assert_refused(refused, UsageError, "is being written on")
+        process.communicate("", timeout=60)
+    assert tell(project, "show", run)["state"] == "finished"
+    assert elsewhere.bench_kit("experiment", "rm", "live", "--yes").returncode == 0
+    assert [(listed["here"], listed["remote"]) for listed in tell(project, "ls")] == [(True, False)]
+
+
+def test_what_is_left_of_a_run_is_deleted_by_its_id(project):
+    first, second = train(project, "base"), train(project, "wide")
+    forget_here(project)
+    store = project.root / "store/experiments"
+    (store / first / "run.json").write_text("{}")
+    (store / second / "run.json").unlink()
+    for run in (first, second):
+        assert f"deleted run {run} in " in project.bench_kit("experiment", "rm", run, "--yes").stdout
+    assert not [path for path in store.rglob("*") if path.is_file()]
+    assert tell(project, "ls") == []
 
 
 @pytest.mark.parametrize("damage", ["flip", "remove", "shorten"])

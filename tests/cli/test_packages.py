@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -149,3 +150,26 @@ def test_a_full_disk_leaves_the_package_that_was_there(here: Scratch) -> None:
     assert (here.root / "trainer.zip").read_bytes() == before
     assert sorted(path.name for path in here.root.glob("*.zip*")) == ["trainer.zip"]
     assert not list(here.root.glob(".trainer*"))
+
+
+def test_what_a_killed_packing_left_is_swept_and_never_packed(here: Scratch) -> None:
+    script = (
+        "import os; from pathlib import Path; import benchkit.project.package as package\n"
+        "package.write_archive = lambda *_: os.kill(os.getpid(), 9)\n"
+        "package.create_package(Path(), Path('trainer.zip'))"
+    )
+    process = here.start([sys.executable, "-c", script])
+    process.communicate(timeout=60)
+    (left,) = here.root.glob(".trainer.zip-*.part")
+    (left / "trainer.zip").write_bytes(b"half")
+    done = here.bench_kit("trainer", "create-zip", "--output", "other.zip")
+    assert done.returncode == 0
+    assert not [name for name in zipfile.ZipFile(here.root / "other.zip").namelist() if ".part" in name]
+    assert here.bench_kit("trainer", "create-zip").returncode == 0
+    assert not left.exists()
+
+
+def test_a_package_that_is_not_there_makes_no_job(here: Scratch) -> None:
+    done = here.bench_kit("runc", "launch-local", "--engine", "process", "--package", "no.zip", "true")
+    assert_refused(done, NotFoundError, "no.zip is not there")
+    assert not (here.root / ".benchkit").exists()

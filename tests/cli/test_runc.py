@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -158,7 +159,7 @@ def test_a_containers_remote_cache_and_keys_are_passed_in(
         run_folder=project / "run",
     )  # fmt: skip
     settings = load_settings()
-    local = plan_container(options, "i", "job", folders, settings, modules=True)
+    local = plan_container(options, "i", "job", folders, settings, finds_modules=False)
     places = {mount.target: (str(mount.source), mount.read_only) for mount in local.mounts}
     assert places == {
         "/opt/ml/model": (str(project / "ml/model"), False),
@@ -170,13 +171,13 @@ def test_a_containers_remote_cache_and_keys_are_passed_in(
     }
     assert local.variables["BENCHKIT_REMOTE"] == "/opt/ml/input/data/training"
     assert local.variables["BENCHKIT_RUN_DIR"] == "/opt/ml/run"
-    assert local.variables["PYTHONPATH"] == "src"
+    assert local.variables["PYTHONPATH"] == "src:."
     assert local.inherited == []
 
     monkeypatch.setenv("BENCHKIT_REMOTE", "s3://bucket/x")
     config = Path(os.environ["XDG_CONFIG_HOME"], "benchkit")
     config.mkdir(parents=True)
-    remote = plan_container(options, "i", "job", folders, load_settings(), modules=False)
+    remote = plan_container(options, "i", "job", folders, load_settings(), finds_modules=True)
     assert remote.variables["BENCHKIT_REMOTE"] == "s3://bucket/x"
     assert remote.variables["XDG_CONFIG_HOME"] == "/opt/benchkit/config"
     assert "PYTHONPATH" not in remote.variables
@@ -212,6 +213,7 @@ def in_container(
     (root / "scripts/train.sh").write_text(
         'pwd > "$MDI_MODEL_DIR/made"\n'
         'printf "%s\\n" "$BENCHKIT_CLOUD" "$BENCHKIT_REMOTE" "$BENCHKIT_DATASET" "$@" >> /opt/ml/model/made\n'
+        'echo "$PYTHONPATH" >> /opt/ml/model/made\n'
         "read marker < /opt/ml/input/data/training/benchkit.json\n"
         'case "$marker" in *store*) ;; *) exit 9;; esac\n'
         "exit 6\n"
@@ -253,7 +255,7 @@ def test_a_package_is_built_and_runs_in_a_container(in_container) -> None:
     assert done.returncode == 6, done
     (job,) = (in_container.root / ".benchkit/jobs").glob("*/ml/model/made")
     assert job.read_text().splitlines() == [
-        "/opt/package", "true", "/opt/ml/input/data/training", "train@1", "a b", "$HOME"
+        "/opt/package", "true", "/opt/ml/input/data/training", "train@1", "a b", "$HOME", "src:.",
     ]  # fmt: skip
     assert f"the job ended with exit code 6; model in {job.parent}" in done.stdout
 
@@ -270,6 +272,8 @@ def test_a_package_without_a_dockerfile_gets_one(in_container) -> None:
     assert in_container("runc", "build-local", "--image", "localhost/benchkit-base:1").returncode == 0
     (root / "Dockerfile").unlink()
     (root / "dependencies.txt").write_text("")
+    (root / "src").mkdir()
+    (root / "src/net.py").write_text("")
     assert in_container("trainer", "create-zip").returncode == 0
     built = in_container("runc", "build-local", "--base", "localhost/benchkit-base:1")
     assert built.returncode == 0, built
@@ -288,7 +292,22 @@ def test_a_package_without_a_dockerfile_gets_one(in_container) -> None:
 
 @pytest.mark.processes
 @pytest.mark.slow
-def test_an_interrupt_ends_the_container(in_container) -> None:
+def test_a_run_on_record_gets_its_image_where_there_is_none(in_container) -> None:
+    (in_container.root / "scripts/once.py").write_text(f"# {secrets.token_hex()}")
+    arguments = ["experiment", "create", "--dataset", "train", "--cmd", "/bin/sh scripts/train.sh"]
+    first, second = in_container(*arguments), in_container(*arguments)
+    assert (first.returncode, second.returncode) == (6, 6), (first, second)
+    assert "the image of this package is built with" in first.stdout
+    assert "is built with" not in second.stdout
+    shown = in_container("experiment", "ls", "--json")
+    assert [run["state"] for run in json.loads(shown.stdout)] == ["failed", "failed"]
+    assert len(list((in_container.root / ".benchkit/experiments").glob("*/model/made"))) == 2
+
+
+@pytest.mark.processes
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_container_ends_with_an_interrupt_and_with_who_launched_it(in_container, number) -> None:
     name, environment = in_container.engine
     assert in_container("trainer", "create-zip").returncode == 0
     assert in_container("runc", "build-local").returncode == 0
@@ -305,16 +324,18 @@ def test_an_interrupt_ends_the_container(in_container) -> None:
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, _ = process.communicate(timeout=60)
-    assert "the job was interrupted" in out
-    left = subprocess.run(
+    assert ("the job was interrupted" in out) == (number == signal.SIGINT)
+    deadline = time.monotonic() + (20 if number == signal.SIGKILL else 0)
+    while subprocess.run(
         [name, "ps", "--all", "--quiet", "--filter", "name=benchkit-"],
         env={**os.environ, **environment},
         capture_output=True,
         check=True,
-    )
-    assert left.stdout == b""
+    ).stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 @pytest.mark.processes

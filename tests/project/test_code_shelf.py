@@ -8,14 +8,15 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchkit.errors import CorruptError, FormatError, StoreError, UsageError
-from benchkit.project.code_shelf import CodeReport, CodeShelf, describe_making, pack_code
+from benchkit.errors import CorruptError, FormatError, ProjectError, StoreError, UsageError
+from benchkit.project.code_shelf import CodeReport, CodeShelf, describe_making, list_code_shelves, pack_code
 from benchkit.project.code_version import ARCHIVE_NAME, CodeVersion
 from benchkit.project.unpacking import unpack
 from benchkit.settings import Settings, load_settings
@@ -158,8 +159,23 @@ def test_another_projects_code_is_not_taken_for_ones_own(settings: Settings) -> 
     store = MemoryStore()
     publish(CodeShelf(settings, store))
     other = CodeShelf(dataclasses.replace(settings, project_id="other"), store)
-    with pytest.raises(CorruptError, match="of code 'other' belongs to something else: code 'trial'"):
-        publish(other)
+    assert other.versions() == []
+    report = publish(other)
+    assert (report.new, report.version.number) == (True, 1)
+    other.shelf.remove(report.version.bundle)
+    assert [version.number for version in CodeShelf(settings, store).versions()] == [1]
+    assert [shelf.name for shelf in list_code_shelves(store)] == ["trial"]
+    for shelf in (other.shelf, CodeShelf(settings, store).shelf):
+        moved = dataclasses.replace(shelf, name="third")
+        for bundle in moved.versions():
+            with pytest.raises(CorruptError, match="of code 'third' belongs to something else: code 'trial'"):
+                moved.read(bundle)
+
+
+@pytest.mark.parametrize("project_id", ["a/b", "..", "a b", "x" * 101, "-a"])
+def test_an_id_that_cannot_name_code_is_refused(project_id: str, settings: Settings) -> None:
+    with pytest.raises(ProjectError, match=r"benchkit\.toml: the project's id names its code"):
+        CodeShelf.of(dataclasses.replace(settings, project_id=project_id))
 
 
 def replace_archive(code: CodeShelf, data: bytes, **details: Any) -> CodeVersion:
@@ -239,7 +255,7 @@ def test_a_flipped_byte_is_noticed(settings: Settings, tmp_path: Path) -> None:
     store = MemoryStore()
     code = CodeShelf(settings, store)
     version = publish(code).version
-    name = next(info.name for info in store.list("code/files/"))
+    name = next(info.name for info in store.list("code/trial/files/"))
     data = bytearray(store.read(name))
     data[100] ^= 1
     store.write(name, bytes(data))
@@ -258,6 +274,25 @@ def test_packing_leaves_nothing_behind(
     with code.opened(publish(code).version):
         pass
     assert os.listdir(tmp_path / "tmp") == []
+    assert os.listdir(settings.project / ".benchkit") == []
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(StoreError, match="cannot be kept"), code.opened(code.find(1)):
+        pass
+    (settings.project / ".benchkit").rmdir()
+    (settings.project / ".benchkit").write_bytes(b"")
     with pytest.raises(StoreError, match="cannot be packed"), pack_code(settings):
         pass
+
+
+def test_what_a_killed_process_was_packing_is_swept_by_the_next(settings: Settings) -> None:
+    script = (
+        "import os; from benchkit.project.code_shelf import pack_code; from benchkit.settings import *\n"
+        "with pack_code(load_settings()): os.kill(os.getpid(), 9)"
+    )
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+        assert len(os.listdir(settings.project / ".benchkit")) == 1
+    with pack_code(settings) as packed:
+        assert os.listdir(settings.project / ".benchkit") == [packed.folder.name]
+        assert len(packed.files) == len(FILES) + 1
+    assert os.listdir(settings.project / ".benchkit") == []

@@ -14,7 +14,7 @@ from benchkit.project.package import Layout
 
 
 def layout(requirements: str | None) -> Layout:
-    return Layout(scripts=("train.py",), has_modules=False, has_dockerfile=False, requirements=requirements)
+    return Layout(scripts=("train.py",), has_dockerfile=False, requirements=requirements)
 
 
 @pytest.mark.parametrize(

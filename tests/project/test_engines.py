@@ -63,7 +63,14 @@ def test_without_gpus_none_are_asked_for(engine) -> None:
 def test_images_are_built_looked_for_and_containers_killed_by_name(engine) -> None:
     built = build_command(engine, image="i:1", context=Path("/a b"), dockerfile=Path("/a b/Dockerfile"))
     assert built == (engine, "build", "--tag", "i:1", "--file", "/a b/Dockerfile", "/a b")
-    assert inspect_command(engine, "i:1") == (engine, "image", "inspect", "--format", "{{.Id}}", "i:1")
+    assert inspect_command(engine, "i:1") == (
+        engine,
+        "image",
+        "inspect",
+        "--format",
+        "{{json .Config.Env}}",
+        "i:1",
+    )
     assert kill_command(engine, "n") == (engine, "kill", "n")
 
 
@@ -101,7 +108,14 @@ def test_several_processes_are_started_by_a_launcher() -> None:
     command = ("python", "TrainScript.py", "--lr", "1")
     assert distribute(command, 1, gpus=True) == command
     assert distribute(command, 2, gpus=False) == (
-        *("python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        *(
+            "python",
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--local-addr=127.0.0.1",
+            "--nproc-per-node=2",
+        ),
         *command[1:],
     )
     assert distribute(command, 4, gpus=True) == (

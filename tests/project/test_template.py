@@ -12,12 +12,14 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from benchkit.project.scaffold import TEMPLATE_FILES, start_project
+from benchkit.project.source_files import find_source_files
 from benchkit.settings import SETTINGS_NAME
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,7 +127,7 @@ def packed_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 ACCELERATE = ["-m", "accelerate.commands.launch"]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
 
 
 @pytest.mark.processes
@@ -165,9 +167,26 @@ def test_the_script_trains_under_every_launcher_on_all_its_processes(
     assert project_files(packed_project) == before
 
 
+@pytest.mark.processes
+def test_what_packing_and_training_leave_is_code_neither_to_git_nor_to_migrate_code(tmp_path: Path) -> None:
+    project = start_project(tmp_path, "p")
+    environment = training_environment(tmp_path / "cache")
+    for arguments in (["migrate-data"], ["train", "--cpu", "--epochs", "1", "--checkpoint-steps", "100"]):
+        command = [sys.executable, "manage.py", *arguments]
+        subprocess.run(command, cwd=project, env=environment, capture_output=True, check=True, timeout=120)
+    left = {path.name for path in project.iterdir()}
+    assert left >= {"ProjectDatasets", "store", "checkpoint", ".benchkit"}
+    assert len(runs_of(project, "digits")) == 1
+    for command in (["git", "init", "--quiet"], ["git", "add", "--all"]):
+        subprocess.run(command, cwd=project, check=True)
+    listed = subprocess.run(["git", "ls-files"], cwd=project, capture_output=True, text=True, check=True)
+    assert set(listed.stdout.splitlines()) == {*TEMPLATE_FILES, SETTINGS_NAME}
+    assert set(find_source_files(project).paths) == {*TEMPLATE_FILES, SETTINGS_NAME}
+
+
 def project_files(project: Path) -> set[Path]:
-    """Return the files and folders of a project, but for what a run leaves in it: its checkpoints."""
-    left = {"__pycache__", "checkpoint", "checkpoints"}
+    """Return the files and folders of a project, but for a run's checkpoints and record."""
+    left = {"__pycache__", "checkpoint", "checkpoints", ".benchkit", "experiments"}
     return {path for path in project.rglob("*") if not left & set(path.parts)}
 
 
@@ -212,6 +231,24 @@ class Run:
         return "".join(lines)
 
 
+def runs_of(project: Path, name: str) -> list[dict[str, Any]]:
+    """Return what the records of a name's runs say, oldest first."""
+    files = sorted(project.glob(".benchkit/experiments/*/run.json"))
+    return [record for record in map(json.loads, map(Path.read_bytes, files)) if record["name"] == name]
+
+
+def logged_in(project: Path, name: str) -> dict[str, tuple[str, str]]:
+    """Return loss and accuracy of every epoch, as they are printed, from the record of a name's only run."""
+    (record,) = runs_of(project, name)
+    assert [dataset["name"] for dataset in record["datasets"]] == ["train", "val"]
+    (file,) = (project / ".benchkit/experiments" / record["run"]).glob("metrics/*.jsonl")
+    found = {}
+    for line in map(json.loads, file.read_text().splitlines()):  # the last of an epoch counts
+        values = line["values"]
+        found[str(line["step"])] = f"{values['train/loss']:.3f}", f"{100 * values['val/accuracy']:.1f}"
+    return found
+
+
 def metrics_of(output: str) -> dict[str, tuple[str, str]]:
     """Return loss and accuracy of every epoch as they were printed."""
     found = re.findall(r"^epoch (\d+): loss ([\d.]+), accuracy ([\d.]+)%", output, flags=re.MULTILINE)
@@ -225,6 +262,9 @@ def test_the_script_killed_and_started_again_ends_as_if_it_had_not_been(
 ) -> None:
     expected = metrics_of(Run(packed_project, tmp_path / "cache", "undisturbed").finish())
     assert list(expected) == ["1", "2", "3", "4"]
+    assert [(it["state"], it["resumed"]) for it in runs_of(packed_project, "undisturbed")] == [
+        ("finished", 0)
+    ]
     run = Run(packed_project, tmp_path / "cache", "killed")
     printed = ""
     for epoch in (1, 2):
@@ -235,6 +275,8 @@ def test_the_script_killed_and_started_again_ends_as_if_it_had_not_been(
     printed += run.finish()
     assert printed.count("goes on from checkpoint killed") == 2
     assert metrics_of(printed) == expected
+    assert [(it["state"], it["resumed"]) for it in runs_of(packed_project, "killed")] == [("finished", 2)]
+    assert logged_in(packed_project, "killed") == logged_in(packed_project, "undisturbed") == expected
     again = run.finish()
     assert "all 4 epochs are done" in again
     assert metrics_of(again) == {}

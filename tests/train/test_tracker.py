@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -159,6 +160,17 @@ def test_without_a_project_there_is_no_run(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ProjectError):
         ExperimentLogger()
+
+
+def test_a_run_that_finishes_while_it_is_waited_for_is_not_gone_on_with(project):
+    first = ExperimentLogger("mine", sync_seconds=0)
+    ending = threading.Timer(0.3, first.finish)
+    ending.start()
+    second = ExperimentLogger("mine", resume=True, sync_seconds=0)
+    ending.join()
+    second.finish()
+    assert second.run != first.run
+    assert read_record(project / ".benchkit/experiments" / first.run).resumed == 0
 
 
 def test_resume_goes_on_with_the_newest_run_of_the_name_unless_that_finished(project, monkeypatch):

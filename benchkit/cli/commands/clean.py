@@ -36,7 +36,7 @@ def clean(
     from benchkit.data import clean as cleaning
     from benchkit.data.catalogue import open_catalogue
     from benchkit.data.pack import JOURNAL_FOLDER
-    from benchkit.project.code_shelf import CodeShelf
+    from benchkit.project.code_shelf import list_code_shelves
     from benchkit.settings import load_settings
     from benchkit.store.local import LocalStore
     from benchkit.store.urls import open_remote
@@ -49,7 +49,7 @@ def clean(
         store,
         older_than_seconds=older_than * 3600,
         journals=settings.project / JOURNAL_FOLDER if staged else None,
-        shelves=() if staged else (*list_shelves(store), CodeShelf.of(settings).shelf),
+        shelves=() if staged else (*list_shelves(store), *list_code_shelves(store)),
     )
     what = f"{render.count(len(plan.leftovers), 'object')}, {render.size(plan.freed_bytes)}"
     where = render.escape(store.url)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from benchkit.train.run_curves import RunCurves
     from benchkit.train.runs import RunEntry, RunList
 
-SUMMARY = "Launch, list, show and compare the project's experiments, and fetch them from the remote."
+SUMMARY = "Launch, list, show, compare and delete the project's experiments, and fetch them from the remote."
 EXAMPLE = "Example: bench-kit experiment ls"
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=SUMMARY, epilog=EXAMPLE)
@@ -156,6 +156,28 @@ def push(run: Run, as_json: AsJson = False) -> None:
         return
     what = f"{render.count(sent, 'file')} sent" if sent else "nothing was missing"
     print(f"run {entry.record.run} is in {render.escape(store.url)}: {what}")
+
+
+@app.command("rm", epilog="Example: bench-kit experiment rm 3f9a")
+def remove(run: Run, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+    """Delete a run with its checkpoints and model, on this machine and in the remote."""
+    from benchkit.train.run_remove import find_remains, remove_run
+
+    settings, found = _find_all()
+    remains = find_remains(settings, found, run)
+    name = f" ({render.escape(remains.name)})" if remains.name else ""
+    size = render.size(sum(info.size for info in remains.objects))
+    there = f"{render.escape(remains.store.url)}: {render.count(len(remains.objects), 'object')}, {size}"
+    places = [*["on this machine"] * bool(remains.folder), *[f"in {there}"] * bool(remains.objects)]
+    what = f"run {remains.run}{name} {' and '.join(places)}"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(
+                f"experiment rm asks before it deletes {what}, and there is no terminal: add --yes"
+            )
+        typer.confirm(f"Delete {what}?", abort=True)
+    remove_run(remains)
+    print(f"deleted {what}")
 
 
 def _find_all() -> tuple[Settings, RunList]:

@@ -39,7 +39,7 @@ def create(
     """Version the code, pack it, and run it on this machine as a run on record; Ctrl-C ends it cleanly."""
     from benchkit.errors import StoreError
     from benchkit.project.engines import distribute, split_command
-    from benchkit.project.images import choose_engine
+    from benchkit.project.images import build_image, choose_engine, is_built
     from benchkit.project.job import JOBS_FOLDER, JobOptions, check_dataset, has_gpus
     from benchkit.project.launched_run import new_record, run_recorded, send_run
     from benchkit.project.package import DEFAULT_PACKAGE, create_package
@@ -55,6 +55,9 @@ def create(
     run = new_run_id()
     code = _version_code(settings)
     package = create_package(trainer_path, settings.project / JOBS_FOLDER / run / DEFAULT_PACKAGE)
+    if chosen != "process" and image is None and not is_built(package.path, chosen):
+        print(f"the image of this package is built with {chosen}:", flush=True)
+        build_image(package.path, chosen, here=settings.project)
     configuration = {"launch": {"command": command, "engine": chosen, "processes": processes}}
     record = new_record(run, settings, name=name, configuration=configuration, code=code, dataset=used)
     options = JobOptions(

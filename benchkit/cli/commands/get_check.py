@@ -35,7 +35,7 @@ def get_check(
     from benchkit.settings import load_settings
     from benchkit.store.urls import open_remote
     from benchkit.train.checkpoint_folder import CHECKPOINT_FOLDER, LocalCopies
-    from benchkit.train.checkpoint_store import fetch_copy, find_stored, open_shelf
+    from benchkit.train.checkpoint_store import fetch_copy, fetch_files, find_stored, open_shelf
 
     settings = load_settings()
     store = open_remote(settings)
@@ -57,6 +57,6 @@ def get_check(
             folder = copies.folder(stored.checkpoint.id)
         else:
             folder, fetched = to.absolute(), True
-            shelf.fetch(stored.bundle, folder, on_progress=show)
+            fetch_files(shelf, stored, folder, on_progress=show)
     what = f"{stored.checkpoint.label}: {render.count(stored.files, 'file')}, {render.size(stored.size)}"
     print(f"{what}, {'fetched to' if fetched else 'whole already in'} {render.escape(str(folder))}")

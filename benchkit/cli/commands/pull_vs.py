@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ def pull_vs(
     settings = load_settings()
     code = CodeShelf.of(settings)
     found = code.find(version)
-    folder = settings.project if to is None else to.absolute()
+    folder = settings.project if to is None else Path(os.path.abspath(to))
     with code.opened(found) as archive:
         done = unpack(archive, found.files, folder, force=force)
     for path in done.replaced:

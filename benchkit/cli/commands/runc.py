@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -69,8 +68,9 @@ def build_local(
         raise UsageError(
             "--engine process needs no image: go on with bench-kit runc launch-local --engine process"
         )
-    version = ".".join(platform.python_version_tuple()[:2])
-    name = build_image(package, chosen, base=base or f"docker.io/library/python:{version}-slim", image=image)
+    settings = find_settings()
+    here = settings.project if settings else Path.cwd()
+    name = build_image(package, chosen, here=here, base=base, image=image)
     print(f"built {render.escape(name)} of {render.escape(str(package))} with {chosen}")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from benchkit.cli import render
-from benchkit.errors import CorruptError, FormatError, ObjectNotFoundError
+from benchkit.errors import BenchKitError, CorruptError, FormatError, ObjectNotFoundError
 
 if TYPE_CHECKING:
     from benchkit.store.base import Store
@@ -32,7 +32,7 @@ def show_check(
     store = open_remote(load_settings())
     open_catalogue(store)
     rows = _read_all(store)
-    unreadable = {label: read for label, read in rows if isinstance(read, str)}
+    unreadable = [read for _, read in rows if isinstance(read, BenchKitError)]
     if as_json:
         print(json.dumps([_fields(label, read) for label, read in rows], indent=2))
     elif rows:
@@ -42,11 +42,11 @@ def show_check(
             f"{render.escape(store.url)} holds no checkpoint; upload_model_checkpoint puts one there from a "
             "training script"
         )
-    for label, why in unreadable.items():
-        raise CorruptError(f"{label} cannot be read: {why}; bench-kit del-check {label} removes it")
+    if unreadable:
+        raise unreadable[0]
 
 
-def _read_all(store: Store) -> list[tuple[str, StoredCheckpoint | str]]:
+def _read_all(store: Store) -> list[tuple[str, StoredCheckpoint | BenchKitError]]:
     """Return the label of every version, and what is known of it, or why it cannot be read."""
     from benchkit.train.checkpoint_store import list_checkpoints, open_shelf
 
@@ -60,7 +60,7 @@ def _read_all(store: Store) -> list[tuple[str, StoredCheckpoint | str]]:
     return rows
 
 
-def _read(shelf: Shelf, bundle: Numbered) -> StoredCheckpoint | str | None:
+def _read(shelf: Shelf, bundle: Numbered) -> StoredCheckpoint | BenchKitError | None:
     from benchkit.train.checkpoint_store import read_stored
 
     try:
@@ -68,14 +68,14 @@ def _read(shelf: Shelf, bundle: Numbered) -> StoredCheckpoint | str | None:
     except ObjectNotFoundError:
         return None  # deleted meanwhile
     except (CorruptError, FormatError) as error:
-        return str(error)
+        return error
 
 
-def _fields(label: str, stored: StoredCheckpoint | str) -> dict[str, Any]:
+def _fields(label: str, stored: StoredCheckpoint | BenchKitError) -> dict[str, Any]:
     name, _, number = label.rpartition("@")
     fields: dict[str, Any] = {"checkpoint": name, "version": int(number)}
-    if isinstance(stored, str):
-        return fields | {"error": stored}
+    if isinstance(stored, BenchKitError):
+        return fields | {"error": str(stored)}
     checkpoint = stored.checkpoint
     return fields | {
         "id": checkpoint.id,
@@ -87,9 +87,9 @@ def _fields(label: str, stored: StoredCheckpoint | str) -> dict[str, Any]:
     }
 
 
-def _row(label: str, stored: StoredCheckpoint | str) -> tuple[str, ...]:
-    if isinstance(stored, str):
-        return (label, "", "", "", "", "", f"unreadable: {stored}")
+def _row(label: str, stored: StoredCheckpoint | BenchKitError) -> tuple[str, ...]:
+    if isinstance(stored, BenchKitError):
+        return (label, "", "", "", "", "", "cannot be read")
     checkpoint = stored.checkpoint
     return (
         label,
