@@ -24,7 +24,7 @@ AHEAD_STEPS = 64
 FETCHERS = 4
 _NAME = "benchkit-ahead"
 _HEAD_START_SECONDS = 1.0
-"""How long the first batch, rows of which are read early, has the network for itself."""
+"""How long a first batch, rows of which may be read early, has the network for itself."""
 _LAST_FETCH_SECONDS = 1.0
 """How long the end of a pass waits for fetches that are going on; a slower one ends by itself."""
 
@@ -100,8 +100,9 @@ class Lookahead:
 
     def _look_ahead(self) -> None:
         heard = self._opened.cache.last_call()
-        with self._changed:
-            self._changed.wait_for(lambda: self._step or self._stopped, _HEAD_START_SECONDS)
+        if any(chunk.codec == "none" for chunk in self._opened.manifest.chunks):
+            with self._changed:
+                self._changed.wait_for(lambda: self._step or self._stopped, _HEAD_START_SECONDS)
         while True:
             with self._changed:
                 if self._stopped:

@@ -67,16 +67,16 @@ def peak_bytes(project: Path, count: int, repeats: int) -> int:
 
 @pytest.mark.processes
 @pytest.mark.slow
-def test_memory_grows_by_at_most_32_bytes_a_sample(tmp_path: Path) -> None:
+def test_memory_grows_by_less_than_64_bytes_a_sample(tmp_path: Path) -> None:
     for name in ("few", "many"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file.bin").write_bytes(bytes(100))
     few, many = (
         [peak_bytes(folder, count, 1) for _ in ("the first time", "again, building on that")]
-        for folder, count in ((tmp_path / "few", 5000), (tmp_path / "many", 100_000))
+        for folder, count in ((tmp_path / "few", 20_000), (tmp_path / "many", 200_000))
     )
     for turn in (0, 1):
-        assert many[turn] <= 1.1 * few[turn] + 32 * 95_000
+        assert many[turn] - few[turn] < 64 * 180_000
 
 
 @pytest.mark.processes
