@@ -43,9 +43,10 @@ def handed_over(collate_fn, **options) -> list[Any]:
 
 
 def mapped() -> set[str]:
-    """Return the names of the files that are mapped in this process, libraries aside."""
+    """Return the names of the files that are mapped in this process, libraries and queues' locks aside."""
     lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
-    return {line[5] for line in lines if len(line) > 5 and ".so" not in line[5]}
+    names = {line[5] for line in lines if len(line) > 5}
+    return {name for name in names if ".so" not in name and not name.startswith("/dev/shm/sem.")}
 
 
 def views(rows):

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import torch
 from support.noted_store import NotedStore
 from support.reading import Numbers, labels_of, make, wait_for
 
@@ -204,6 +205,7 @@ class Job:
 
     def _settle(self, rank: int) -> None:
         """Make this process one that was started by a launcher, as far as the loader can see."""
+        torch.set_num_threads(1)  # a forked process cannot use its parent's threads
         tempfile.tempdir = str(self.temporary)
         multiprocessing.current_process()._config.pop("tempdir", None)
         os.environ |= {
