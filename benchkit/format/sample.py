@@ -65,6 +65,12 @@ class SampleReader:
         self._checksum = _column(index.member_checksum)
         ends = index.member_offset[:-1].astype(np.uint64) + index.member_size[:-1]
         self._near_bytes = near_bytes if (index.member_offset[1:] >= ends).all() else 0
+        rows = np.arange(len(index.sample_file))
+        self._are_pairs = (
+            index.kinds == ("cls",)
+            and bool((index.sample_member == 2 * rows).all())
+            and bool((index.sample_file == rows).all())
+        )
 
     def read(self, rows: Sequence[int]) -> list[Sample]:
         """Return the samples of these rows, in any order; what stands next to each other is read together.
@@ -77,9 +83,33 @@ class SampleReader:
         first = 0
         for end, row in enumerate(rows, start=1):
             if end == len(rows) or rows[end] != row + 1:
-                self._read_run(rows[first], row + 1, samples)
+                if self._are_pairs and end == first + 1:
+                    samples.append(self._read_pair(row))
+                else:
+                    self._read_run(rows[first], row + 1, samples)
                 first = end
         return samples
+
+    def _read_pair(self, row: int) -> Sample:
+        """Return a sample of one file and an integer, as `_read_run` does, in half the time."""
+        member = 2 * row
+        start, size, label_size = self._offset[member], self._size[member], self._size[member + 1]
+        label_start = self._offset[member + 1]
+        length = label_start + label_size - start
+        if length <= 2 * self._near_bytes:
+            block = self._read(start, length)
+            data, text = block[:size], block[label_start - start :]
+        else:
+            data, text = self._read(start, size), self._read(label_start, label_size)
+        if checksum(data) != self._checksum[member]:
+            raise self._corrupt(row, member)
+        if checksum(text) != self._checksum[member + 1]:
+            raise self._corrupt(row, member + 1)
+        file = MemberFile(data)
+        name = self._letters[self._first_letter[row] : self._first_letter[row + 1]]
+        file.name = name.decode("utf-8", "surrogateescape")
+        label = decode_int(text)
+        return self._decode_label(row, [text]) if label is None else label, [file]
 
     def _read_run(self, start: int, end: int, samples: list[Sample]) -> None:
         """Add the samples of the rows from `start` to before `end`."""

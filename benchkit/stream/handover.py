@@ -1,37 +1,36 @@
 """The handover of a batch from a worker to the training: in memory without a name, which no kill can leave.
 
 torch gives shared memory a name in `/dev/shm` for a moment, and what is killed in that moment leaves it there
-for good; the limit of that folder, often 64 MiB in containers, holds for it too. Here memory comes from
-`memfd_create`, and the sockets over which it is handed on are abstract ones, which are no files either.
-torch's private corners that this takes are all in this file.
+for good; the limit of that folder, often 64 MiB in containers, holds for it too. Here it is in slots, which
+`slots.py` lends. torch's private corners that this takes are all in this file.
 """
 
 from __future__ import annotations
 
 import ctypes
 import io
-import multiprocessing.connection
-import os
 import pickle
-import secrets
-import sys
-from multiprocessing.reduction import DupFd, ForkingPickler
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
 from torch.multiprocessing import get_sharing_strategy
 
+from benchkit.stream.slots import AVAILABLE, Loan, Slots, borrow
+
 _INLINE_BYTES = 1 << 16
-"""Up to how many bytes memory is copied through the pipe: a descriptor costs more."""
-_AVAILABLE = sys.platform == "linux"
+"""Up to how many bytes memory is copied through the pipe."""
 _Storage: Any = torch.UntypedStorage
+_slots: Slots | None = None
+"""Those of this process, if it is a worker."""
 
 
 def prepare_worker() -> None:
-    """Have this worker take nameless memory, for `default_collate` too, and abstract sockets."""
-    if _AVAILABLE:
+    """Have this worker take memory of slots, for `default_collate` too."""
+    global _slots  # noqa: PLW0603
+    if AVAILABLE:
+        _slots = Slots()
         _Storage._new_using_fd_cpu = staticmethod(_new_memory)  # noqa: SLF001
-        multiprocessing.connection.arbitrary_address = _new_address  # type: ignore[attr-defined]
 
 
 def pack(data: Any) -> Any:
@@ -40,37 +39,35 @@ def pack(data: Any) -> Any:
     Raises:
         Exception: Something in the data cannot be pickled.
     """
-    if not _AVAILABLE or get_sharing_strategy() != "file_descriptor":  # type: ignore[no-untyped-call]
+    if _slots is None or get_sharing_strategy() != "file_descriptor":  # type: ignore[no-untyped-call]
         return data
-    packed = _Packed(data)
-    return packed if packed.memories else data
+    return _Packed(data)
 
 
 class _Packed:
-    """Data as bytes, and the memory of its tensors beside."""
+    """Data as bytes, and the memory of its tensors beside; what is large is lent."""
 
     def __init__(self, data: Any) -> None:
         out = _Pieces()
         packer = _Packer(out)
         packer.dump(data)
-        self._pickled = out.pieces
-        self.memories = packer.memories
+        self._pickled = _put_pieces_aside(out.pieces)
+        self._memories = packer.memories
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Return how to unpack the data: small memory goes as bytes, large as a descriptor."""
-        memories = [
-            memory if isinstance(memory, bytes) else (DupFd(memory._share_fd_cpu_()[0]), memory.nbytes())
-            for memory in self.memories
-        ]
-        return _unpack, (b"".join(self._pickled), memories)
+        """Return how to unpack the data."""
+        return _unpack, (self._pickled, self._memories)
 
 
 class _Pieces:
     """A file that keeps what is written as it comes: large bytes in the data itself are not copied."""
 
     def __init__(self) -> None:
-        self.pieces: list[bytes] = []
-        self.write = self.pieces.append
+        self.pieces: list[bytes | memoryview] = []
+
+    def write(self, piece: bytes | pickle.PickleBuffer) -> None:
+        """Keep bytes, or an array's memory."""
+        self.pieces.append(piece if isinstance(piece, bytes) else pickle.PickleBuffer(piece).raw())
 
 
 class _Packer(ForkingPickler):
@@ -78,7 +75,7 @@ class _Packer(ForkingPickler):
 
     def __init__(self, out: _Pieces) -> None:
         super().__init__(out, pickle.HIGHEST_PROTOCOL)
-        self.memories: list[bytes | torch.UntypedStorage] = []
+        self.memories: list[bytes | Loan] = []
         self._seen: dict[int, tuple[int, torch.UntypedStorage]] = {}
 
     def persistent_id(self, value: Any) -> int | None:
@@ -95,7 +92,7 @@ class _Packer(ForkingPickler):
 class _Unpacker(pickle.Unpickler):
     """Unpickles data around storages that are there already."""
 
-    def __init__(self, pickled: bytes, storages: list[torch.UntypedStorage]) -> None:
+    def __init__(self, pickled: bytes | memoryview, storages: list[torch.UntypedStorage]) -> None:
         super().__init__(io.BytesIO(pickled))
         self._storages = storages
 
@@ -104,48 +101,50 @@ class _Unpacker(pickle.Unpickler):
         return self._storages[number]
 
 
-def _put_aside(storage: torch.UntypedStorage) -> bytes | torch.UntypedStorage:
-    if storage.nbytes() <= _INLINE_BYTES:
-        return ctypes.string_at(storage.data_ptr(), storage.nbytes())
-    if storage.is_shared():
-        return storage
-    memory = _new_memory(storage.nbytes())
-    memory.copy_(storage)
-    return memory
+def _put_pieces_aside(pieces: list[bytes | memoryview]) -> bytes | Loan:
+    length = sum(map(len, pieces))
+    if length <= _INLINE_BYTES:
+        return b"".join(pieces)
+    slot, memory = _own().take(length)
+    end = 0
+    for piece in pieces:
+        start, end = end, end + len(piece)
+        memory[start:end] = piece
+    return _own().lend(slot, length)
 
 
-def _unpack(pickled: bytes, memories: list[Any]) -> Any:
+def _put_aside(storage: torch.UntypedStorage) -> bytes | Loan:
+    length = storage.nbytes()
+    if length <= _INLINE_BYTES:
+        return ctypes.string_at(storage.data_ptr(), length)
+    slot = _own().find(storage.data_ptr())
+    if slot is None:
+        slot, memory = _own().take(length)
+        _over(memory).copy_(storage)
+    return _own().lend(slot, length)
+
+
+def _unpack(pickled: bytes | Loan, memories: list[bytes | Loan]) -> Any:
     storages = [
-        _from_bytes(memory) if isinstance(memory, bytes) else _map(memory[0].detach(), memory[1])
-        for memory in memories
+        _over(borrow(memory) if isinstance(memory, Loan) else bytearray(memory)) for memory in memories
     ]
-    return _Unpacker(pickled, storages).load()
+    data = borrow(pickled) if isinstance(pickled, Loan) else pickled
+    return _Unpacker(data, storages).load() if storages else pickle.loads(data)  # noqa: S301  # a worker of this process
 
 
-def _from_bytes(memory: bytes) -> torch.UntypedStorage:
+def _over(memory: memoryview | bytearray) -> torch.UntypedStorage:
+    """Return a storage of this memory, which it holds."""
     if not memory:
         return torch.UntypedStorage(0)  # type: ignore[no-untyped-call]
-    return torch.frombuffer(bytearray(memory), dtype=torch.uint8).untyped_storage()
+    return torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
 
 
-def _new_memory(size: int) -> torch.UntypedStorage:
-    """Return shared memory that goes when nobody has it open."""
-    if size == 0:
-        return _from_bytes(b"")
-    fd = os.memfd_create("benchkit")
-    os.posix_fallocate(fd, 0, size)  # an error here where there is no memory, and no signal at the first byte
-    return _map(fd, size)
+def _new_memory(length: int) -> torch.UntypedStorage:
+    """Return memory of a slot, as torch asks for shared memory."""
+    return _over(_own().take(length)[1] if length else bytearray())
 
 
-def _map(fd: int, size: int) -> torch.UntypedStorage:
-    """Return the memory behind a descriptor, which is closed."""
-    try:
-        storage: torch.UntypedStorage = _Storage._new_shared_fd_cpu(fd, size)  # noqa: SLF001
-        return storage
-    finally:
-        os.close(fd)
-
-
-def _new_address(_: str) -> str:
-    """Return a socket's address that is no file: whoever connects has to know the processes' common key."""
-    return f"\0benchkit-{secrets.token_hex(16)}"
+def _own() -> Slots:
+    if _slots is None:
+        raise RuntimeError("this process is no worker")
+    return _slots

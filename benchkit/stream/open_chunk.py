@@ -50,8 +50,7 @@ class OpenChunk:
         Raises:
             CacheError: The chunk is closed in this process.
         """
-        if self._file.fd < 0:
-            raise CacheError(f"{self._what} is not open in process {os.getpid()}: open it again")
+        self._check_open()
         return self._file
 
     def read(self, offset: int, length: int) -> bytes:
@@ -61,24 +60,25 @@ class OpenChunk:
             CorruptError: The file ends before them, or the disk does not give them back.
             CacheError: The chunk is closed in this process.
         """
-        data = self._read_some(offset, length)
-        while len(data) < length:
-            piece = self._read_some(offset + len(data), length - len(data))
-            if not piece:
-                end = os.fstat(self.file.fd).st_size
-                raise CorruptError(
-                    f"{self._what} is corrupt in the cache: {self.path} ends at {end} of {self.size} bytes; "
-                    "remove the file and it is fetched again"
-                )
-            data += piece
+        try:
+            data = os.pread(self._file.fd, length, offset)
+            while len(data) < length:
+                piece = os.pread(self._file.fd, length - len(data), offset + len(data))
+                if not piece:
+                    end = os.fstat(self._file.fd).st_size
+                    raise CorruptError(
+                        f"{self._what} is corrupt in the cache: {self.path} ends at {end} of {self.size} "
+                        "bytes; remove the file and it is fetched again"
+                    )
+                data += piece
+        except OSError as error:
+            self._check_open()
+            raise CorruptError(f"{self._what} cannot be read from {self.path}: {error}") from error
         return data
 
-    def _read_some(self, offset: int, length: int) -> bytes:
-        fd = self.file.fd
-        try:
-            return os.pread(fd, length, offset)
-        except OSError as error:
-            raise CorruptError(f"{self._what} cannot be read from {self.path}: {error}") from error
+    def _check_open(self) -> None:
+        if self._file.fd < 0:
+            raise CacheError(f"{self._what} is not open in process {os.getpid()}: open it again")
 
     def close(self) -> None:
         """Let the tar go; closing twice, or in a forked child, does nothing more."""

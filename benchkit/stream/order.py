@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -170,19 +170,31 @@ class Order:
         Raises:
             UsageError: A position is outside 0 … N - 1, or the epoch is negative.
         """
+        visits = self.visits(epoch, positions)
+        chunks = [chunk for chunk, rows in visits for _ in rows]
+        rows = [row for _, rows in visits for row in rows]
+        return np.array(chunks, dtype=np.int64), np.array(rows, dtype=np.int64)
+
+    def visits(self, epoch: int, positions: Ints) -> list[tuple[int, list[int]]]:
+        """Return chunk and live rows of neighbours that lie in one chunk, in the order of the positions.
+
+        Raises:
+            UsageError: A position is outside 0 … N - 1, or the epoch is negative.
+        """
         chunks, places, table = self._find(epoch, positions)
-        if not self.shuffle:
-            return chunks, places
-        by_chunk = np.argsort(chunks, kind="stable")
-        grouped = chunks[by_chunk]
-        edges = np.flatnonzero(np.diff(grouped, prepend=-1, append=-1))
-        found = grouped[edges[:-1]]
-        seeds, lengths = table.row_seed[found].tolist(), self.rows[found].tolist()
-        rows = np.empty_like(places)
-        for seed, length, (begin, end) in zip(seeds, lengths, pairwise(edges.tolist()), strict=True):
-            here = by_chunk[begin:end]
-            rows[here] = self._permutations.find(seed, length)[places[here]]
-        return chunks, rows
+        changed = np.ones(len(chunks), dtype=bool)
+        changed[1:] = chunks[1:] != chunks[:-1]
+        starts = changed.nonzero()[0]
+        found, edges, rows = chunks[starts], [*starts.tolist(), len(chunks)], places.tolist()
+        keys = zip(found.tolist(), table.row_seed[found].tolist(), self.rows[found].tolist(), strict=True)
+        visits = []
+        for (chunk, seed, length), (start, end) in zip(keys, pairwise(edges), strict=True):
+            here = rows[start:end]
+            if self.shuffle:
+                permutation = self._permutations.find(seed, length).data  # whose numbers take less to get
+                here = [permutation[place] for place in here]
+            visits.append((chunk, here))
+        return visits
 
     def chunks(self, epoch: int, positions: Ints) -> Ints:
         """Return the chunk of each position, (n,), int64, without permuting any rows; raises as `locate`."""
@@ -192,7 +204,7 @@ class Order:
         """Return the chunk of each position, its place in that chunk's permutation, and the epoch's table."""
         line, table = self._line, self._table(epoch)
         positions = np.asarray(positions, dtype=np.int64)
-        if positions.size and (positions.min() < 0 or positions.max() >= line.total):
+        if positions.size and positions.view(np.uint64).max() >= line.total:  # one below 0 is very large so
             spread = f"{positions.min()}..{positions.max()}"
             raise UsageError(f"positions {spread} are not inside 0..{line.total - 1}")
         step, turn = np.divmod(positions, self.lanes)
@@ -319,9 +331,12 @@ def _edges(lengths: Ints) -> Ints:
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
 
 
+@lru_cache(maxsize=8)
 def _turns(lanes: int) -> Ints:
-    """Return which of L consecutive positions visits each lane, (lanes,): the inverse of v."""
-    return np.argsort(np.arange(1, lanes + 1, dtype=np.uint64) * np.uint64(_GOLDEN), kind="stable")
+    """Return which of L consecutive positions visits each lane, (lanes,), read-only: the inverse of v."""
+    turns = np.argsort(np.arange(1, lanes + 1, dtype=np.uint64) * np.uint64(_GOLDEN), kind="stable")
+    turns.setflags(write=False)
+    return turns
 
 
 def _seed(*keys: int) -> int:

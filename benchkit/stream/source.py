@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -168,9 +167,7 @@ class Source:
     def samples(self) -> Iterator[Sample]:
         """Yield label and files of each assigned sample; `handed` grows as they go out."""
         opened = self.open()
-        chunks, rows = opened.order.locate(self._epoch, self._positions)
-        edges = [0, *(np.flatnonzero(np.diff(chunks)) + 1).tolist(), len(chunks)]
-        visits = [(int(chunks[start]), rows[start:end].tolist()) for start, end in pairwise(edges)]
+        visits = opened.order.visits(self._epoch, self._positions)
         for samples in opened.reader.read(visits, early=self._early):
             for sample in samples:
                 self._handed += 1
@@ -183,5 +180,5 @@ class Source:
     def describe_last(self) -> str:
         """Return the sample that was handed out last, as people look for it."""
         opened = self.open()
-        chunks, rows = opened.order.locate(self._epoch, self.handed[-1:])
-        return opened.reader.describe(int(chunks[0]), int(rows[0]))
+        ((chunk, (row,)),) = opened.order.visits(self._epoch, self.handed[-1:])
+        return opened.reader.describe(chunk, row)

@@ -24,6 +24,7 @@ import torch
 from benchkit.errors import StallError
 from benchkit.stream.handover import prepare_worker
 from benchkit.stream.patience import STDERR, dump_stacks
+from benchkit.stream.slots import forget_ended
 
 _HEARS = hasattr(torch._C, "_set_worker_pids")  # noqa: SLF001
 """Whether torch can raise at a worker's death, and be kept from it."""
@@ -104,6 +105,7 @@ def end_workers(loaded: Iterator[Any] | None, *, at_once: bool) -> None:
         ending = threading.Thread(target=end, name="benchkit-ending", daemon=True)
         ending.start()
         ending.join(_END_SECONDS)
+        forget_ended()
         return
     late = threading.Timer(_LAST_BATCH_SECONDS, _kill, [loaded])
     late.daemon = True
@@ -111,6 +113,7 @@ def end_workers(loaded: Iterator[Any] | None, *, at_once: bool) -> None:
     end()
     late.cancel()
     late.join()
+    forget_ended()
 
 
 @contextmanager
