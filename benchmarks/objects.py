@@ -36,8 +36,13 @@ class Objects:
 
 
 @contextlib.contextmanager
-def serve_objects(latencies_ms: set[int]) -> Iterator[Objects]:
-    """Serve an empty bucket at an endpoint for each latency; the credentials are set in the environment.
+def serve_objects(latencies_ms: set[int], *, endpoint: str = "", bucket: str = "") -> Iterator[Objects]:
+    """Give a bucket at an endpoint for each latency.
+
+    Args:
+        latencies_ms: What is added to each request.
+        endpoint: A server that runs already; empty starts one, and sets the credentials in the environment.
+        bucket: A bucket of that server, to which the credentials in the environment give access.
 
     Raises:
         ServerMissingError: No S3 server can be had here; the message says why.
@@ -46,14 +51,20 @@ def serve_objects(latencies_ms: set[int]) -> Iterator[Objects]:
         sys.path.append(str(SUPPORT))
     from support.fault_proxy import FaultProxy  # noqa: PLC0415  # the path to them is made here
     from support.faults import Fault  # noqa: PLC0415
-    from support.s3_servers import ENVIRONMENT, make_bucket, serve_swift  # noqa: PLC0415
+    from support.s3_servers import ENVIRONMENT, Bucket, Server, make_bucket, serve_swift  # noqa: PLC0415
 
-    os.environ.update(ENVIRONMENT)
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(serve_swift())
+        if endpoint:
+            keys = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+            server = Server(endpoint=endpoint, pid=0, access_key=keys[0], secret_key=keys[1])
+            place = Bucket(name=bucket, server=server, client=server.client())
+        else:
+            os.environ.update(ENVIRONMENT)
+            server = stack.enter_context(serve_swift())
+            place = make_bucket(server)
         endpoints = {0: server.endpoint}
         for latency in latencies_ms - {0}:
             proxy = stack.enter_context(FaultProxy(server.endpoint))
             proxy.inject(Fault("request", "stall", seconds=latency / 1000), times=math.inf)
             endpoints[latency] = proxy.url
-        yield Objects(make_bucket(server), endpoints)
+        yield Objects(place, endpoints)

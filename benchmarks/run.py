@@ -65,7 +65,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         )
         folder.mkdir(parents=True, exist_ok=True)
         latencies = {case.latency_ms for case in cases if case.latency_ms is not None}
-        objects = _serve(stack, latencies, skipped) if latencies else None
+        objects = _serve(stack, latencies, skipped, arguments) if latencies else None
         if objects is None:
             cases = [case for case in cases if case.latency_ms is None]
         bench = Bench(folder.absolute(), timeout_seconds=arguments.timeout, objects=objects)
@@ -107,11 +107,15 @@ def describe_machine() -> str:
     return f"{os.cpu_count()} cores ({processor}), {memory} GiB, {platform.system()} {platform.release()}"
 
 
-def _serve(stack: contextlib.ExitStack, latencies: set[int], skipped: dict[str, str]) -> Objects | None:
-    if importlib.util.find_spec("swift") is None:
+def _serve(
+    stack: contextlib.ExitStack, latencies: set[int], skipped: dict[str, str], arguments: argparse.Namespace
+) -> Objects | None:
+    if importlib.util.find_spec("swift") is None and not arguments.endpoint_url:
         skipped["s3"] = "pip install swift"
         return None
-    return stack.enter_context(serve_objects(latencies))
+    return stack.enter_context(
+        serve_objects(latencies, endpoint=arguments.endpoint_url, bucket=arguments.bucket)
+    )
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -127,6 +131,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="keep the data here for another run")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds that one process may take")
+    parser.add_argument("--endpoint-url", default="", help="an S3 server; credentials from AWS_… (OpenStack Swift)")
+    parser.add_argument("--bucket", default="benchkit", help="a bucket of that server (benchkit)")
     parser.add_argument("--json", type=Path, help="write all that was measured to this file")
     parser.add_argument("--output", type=Path, help="write the tables to this file, as Markdown")
     arguments = parser.parse_args(words)

@@ -48,8 +48,9 @@ def _read(make_row: MakeRow, sample: tuple[bytes, bytes]) -> Row:
 
 def _presign(place: Place) -> list[str]:
     import boto3  # noqa: PLC0415  # only from a server
+    from botocore.config import Config  # noqa: PLC0415
 
-    client = boto3.client("s3", endpoint_url=place.endpoint)
+    client = boto3.client("s3", endpoint_url=place.endpoint, config=Config(signature_version="s3v4"))
     bucket, _, prefix = place.remote.removeprefix("s3://").partition("/")
     found = client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/")["Contents"]
     return [
