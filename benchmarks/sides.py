@@ -111,4 +111,5 @@ SIDES = {
     "copy": Side(module="limit_copy", limit=True, packs=("plain", "compressed")),
     "decoder": Side(module="limit_decoder", limit=True),
     "gets": Side(module="limit_gets", limit=True),
+    "kept gets": Side(module="limit_gets", limit=True),
 }

@@ -139,8 +139,8 @@ def list_s3(scale: float) -> Iterator[Case]:
                 shuffle=shuffle,
                 latency_ms=latency_ms,
             )
-    for latency_ms in LATENCIES_MS:
-        yield Case(**given, side="gets", action="measure", workers=None, shuffle=None, latency_ms=latency_ms)
+    for latency_ms, name in product(LATENCIES_MS, ("gets", "kept gets")):
+        yield Case(**given, side=name, action="measure", workers=None, shuffle=None, latency_ms=latency_ms)
 
 
 TASKS: dict[str, Callable[[float], Iterator[Case]]] = {

@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 # Two runs at once, as there are two cores wherever the tests run.
 HALVES = (
     (("pack", "raw"), ("benchkit", "webdataset", "tar", "copy")),
-    (("decoded", "resume", "s3"), ("benchkit", "files", "decoder", "gets")),
+    (("decoded", "resume", "s3"), ("benchkit", "files", "decoder", "gets", "kept gets")),
 )
 
 

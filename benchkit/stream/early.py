@@ -20,7 +20,7 @@ MOST_BYTES = 32 << 20
 """What is read early for a batch has at most about so many bytes."""
 NEAR_BYTES = 1 << 20
 """Members that take at most this each are read at once: a request takes longer than this much more of it."""
-_AT_ONCE = 16
+_AT_ONCE = 32
 
 Visit = tuple[int, Sequence[int]]
 """A chunk and live rows of it."""
