@@ -132,9 +132,11 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="keep the data here for another run")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds that one process may take")
     parser.add_argument(
-        "--endpoint-url", default="", help="an S3 server; credentials from AWS_… (OpenStack Swift)"
+        "--endpoint-url", default="", help="S3 server that runs already (else OpenStack Swift)"
     )
-    parser.add_argument("--bucket", default="benchkit", help="a bucket of that server (benchkit)")
+    parser.add_argument(
+        "--bucket", default="benchkit", help="its bucket; keys from AWS_ACCESS_KEY_ID and so on"
+    )
     parser.add_argument("--json", type=Path, help="write all that was measured to this file")
     parser.add_argument("--output", type=Path, help="write the tables to this file, as Markdown")
     arguments = parser.parse_args(words)
