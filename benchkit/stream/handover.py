@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import os
 import pickle
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch.multiprocessing import get_sharing_strategy
 
-from benchkit.stream.slots import AVAILABLE, Loan, Slots, borrow
+from benchkit.stream.slots import Loan, Slots, borrow, can_lend
 
 _INLINE_BYTES = 1 << 16
 """Up to how many bytes memory is copied through the pipe."""
@@ -28,7 +29,7 @@ _slots: Slots | None = None
 def prepare_worker() -> None:
     """Have this worker take memory of slots, for `default_collate` too."""
     global _slots  # noqa: PLW0603
-    if AVAILABLE:
+    if can_lend():
         _slots = Slots()
         _Storage._new_using_fd_cpu = staticmethod(_new_memory)  # noqa: SLF001
 
@@ -110,7 +111,7 @@ def _put_pieces_aside(pieces: list[bytes | memoryview]) -> bytes | Loan:
     for piece in pieces:
         start, end = end, end + len(piece)
         memory[start:end] = piece
-    return _own().lend(slot, length)
+    return slot.lend(length)
 
 
 def _put_aside(storage: torch.UntypedStorage) -> bytes | Loan:
@@ -121,7 +122,7 @@ def _put_aside(storage: torch.UntypedStorage) -> bytes | Loan:
     if slot is None:
         slot, memory = _own().take(length)
         _over(memory).copy_(storage)
-    return _own().lend(slot, length)
+    return slot.lend(length)
 
 
 def _unpack(pickled: bytes | Loan, memories: list[bytes | Loan]) -> Any:
@@ -148,3 +149,19 @@ def _own() -> Slots:
     if _slots is None:
         raise RuntimeError("this process is no worker")
     return _slots
+
+
+def _before_fork() -> None:
+    if _slots is not None:
+        _slots.keep_used()
+
+
+def _after_fork() -> None:
+    """Take nothing from the slots of the worker that has forked this child."""
+    global _slots  # noqa: PLW0603
+    if _slots is not None:
+        _slots = None
+        del _Storage._new_using_fd_cpu  # noqa: SLF001  # behind it is torch's own
+
+
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork)

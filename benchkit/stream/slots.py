@@ -11,18 +11,17 @@ import ctypes
 import mmap
 import os
 import secrets
+import struct
 import sys
+import threading
 import weakref
 from itertools import count
 from typing import Any, NamedTuple
 
-AVAILABLE = sys.platform == "linux" and os.path.isdir("/proc/self/fd")
-
-_STATE, _OPENED = 0, 1
-"""Where a slot says whose it is, and that the training has opened it."""
-_FREE, _LENT, _GONE = 0, 1, 2
-_TOKEN = slice(8, 16)
-"""Where it says which worker has made it: the number of a process that has ended may be given to another."""
+_LENT, _OPENED, _GONE = 0, 1, 2
+"""Where a slot says that it is lent, that the training has what was lent, and that it is lent no more."""
+_NAME = slice(8, 24)
+"""Where it says which one it is: the numbers of descriptors and processes are given to others in time."""
 _HEADER_BYTES = 64
 _MOST_SLOTS = 32
 """A worker has at most about so many; what is lent beyond that is not asked back."""
@@ -32,7 +31,7 @@ class Worker(NamedTuple):
     """A process that has slots."""
 
     pid: int
-    token: bytes
+    token: int
 
 
 class Loan(NamedTuple):
@@ -43,117 +42,163 @@ class Loan(NamedTuple):
     fd: int
     length: int
 
+    @property
+    def name(self) -> bytes:
+        """What the slot says of itself."""
+        return struct.pack("=QQ", self.worker.token, self.slot)
+
+
+def can_lend() -> bool:
+    """Return whether this process can have slots that its parent can open."""
+    if sys.platform != "linux" or not hasattr(os, "memfd_create"):
+        return False
+    try:
+        # Of a process that others may not look into, the folder is root's.
+        owner = os.stat("/proc/self/fd").st_uid
+        os.close(os.memfd_create("benchkit"))
+        return os.readlink("/proc/self") == str(os.getpid()) and owner == os.geteuid()
+    except OSError:
+        return False
+
 
 class Slot:
     """A slot in the worker that makes it.
 
     Args:
-        number: Which of the worker's it is.
-        capacity: Its bytes.
-        token: The worker's.
+        loan: The whole of it, lent; the descriptor is of no account.
 
     Raises:
-        OSError: There is not so much memory.
+        OSError: This process may not have so much memory.
     """
 
-    def __init__(self, number: int, capacity: int, token: bytes) -> None:
-        self.number = number
-        self.capacity = capacity
-        self.fd = os.memfd_create("benchkit")
+    def __init__(self, loan: Loan) -> None:
+        self.capacity = loan.length
+        fd = os.memfd_create("benchkit")
         try:
-            # An error here where there is no memory, and no signal at the first byte.
-            os.posix_fallocate(self.fd, 0, _HEADER_BYTES + capacity)
-            self.memory = _map(self.fd)
+            os.posix_fallocate(fd, 0, _HEADER_BYTES + self.capacity)  # sooner than page by page
+            self._memory = _map(fd)
         except BaseException:
-            os.close(self.fd)
+            os.close(fd)
             raise
-        self.memory[_TOKEN] = token
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory, _HEADER_BYTES))
+        self._loan = loan._replace(fd=fd)
+        self._memory[_NAME] = loan.name
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory, _HEADER_BYTES))
         self._used: weakref.ref[memoryview] | None = None
 
     @property
-    def state(self) -> int:
-        """Free, lent, or gone; what is free may still be in use in this process."""
-        return self.memory[_STATE]
+    def lent(self) -> bool:
+        """Whether the training has it."""
+        return bool(self._memory[_LENT])
 
-    def is_free(self) -> bool:
-        """Return whether nobody uses the memory any more."""
-        return self.state == _FREE and (self._used is None or self._used() is None)
+    @property
+    def gone(self) -> bool:
+        """Whether it is not to be lent again."""
+        return bool(self._memory[_GONE])
+
+    @property
+    def used(self) -> bool:
+        """Whether this process holds the memory."""
+        return self._used is not None and self._used() is not None
 
     def use(self, length: int) -> memoryview:
-        """Return the memory: the slot is not free as long as that is held."""
-        view = memoryview(self.memory)[_HEADER_BYTES : _HEADER_BYTES + length]
+        """Return the memory, which is in use as long as that is held."""
+        view = memoryview(self._memory)[_HEADER_BYTES : _HEADER_BYTES + length]
         self._used = weakref.ref(view)
         return view
 
+    def lend(self, length: int) -> Loan:
+        """Hand the memory over to the training."""
+        self._memory[_OPENED] = 0
+        self._memory[_LENT] = 1
+        return self._loan._replace(length=length)
+
+    def keep(self) -> None:
+        """Have the slot not lent again."""
+        self._memory[_GONE] = 1
+
     def leave(self) -> bool:
-        """Let the slot go, if whoever it is lent to has opened it; return whether that is so."""
-        if self.state == _LENT and not self.memory[_OPENED]:
+        """Let the slot go, unless it is lent and yet to be opened; return whether it is let go."""
+        if self.lent and not self._memory[_OPENED]:
             return False
-        self.memory[_STATE] = _GONE
-        os.close(self.fd)
+        self.keep()
+        os.close(self._loan.fd)
         return True
 
 
 class Slots:
-    """The slots of this process, which is a worker."""
+    """The slots of this process, which is a worker; any thread may use them."""
 
     def __init__(self) -> None:
-        self._worker = Worker(os.getpid(), secrets.token_bytes(8))
+        self._worker = Worker(os.getpid(), secrets.randbits(64))
         self._numbers = count()
         self._slots: list[Slot] = []
+        self._lock = threading.Lock()
 
     def take(self, length: int) -> tuple[Slot, memoryview]:
         """Return a slot and memory of so many bytes in it: the smallest that does, or a new one."""
-        free = sorted((slot for slot in self._slots if slot.is_free()), key=lambda slot: slot.capacity)
-        slot = next((slot for slot in free if slot.capacity >= length), None)
-        if slot is None:
-            gone = [slot for slot in self._slots if slot.state == _GONE]
-            lent = [slot for slot in self._slots if slot.state == _LENT]
-            too_many = max(0, len(self._slots) - _MOST_SLOTS)
-            left = [slot for slot in (*gone, *free[:1], *lent[:too_many]) if slot.leave()]
-            slot = Slot(next(self._numbers), length, self._worker.token)
-            self._slots = [*(slot for slot in self._slots if slot not in left), slot]
-        return slot, slot.use(length)
+        with self._lock:
+            free = [slot for slot in self._slots if not (slot.lent or slot.gone or slot.used)]
+            free.sort(key=lambda slot: slot.capacity)
+            slot = next((slot for slot in free if slot.capacity >= length), None)
+            if slot is None:
+                self._leave(free[:1])
+                slot = Slot(Loan(self._worker, next(self._numbers), -1, length))
+                self._slots.append(slot)
+            return slot, slot.use(length)
+
+    def _leave(self, small: list[Slot]) -> None:
+        """Let go what is of no use, and what has been lent longest where there are too many."""
+        gone = [slot for slot in self._slots if slot.gone and not slot.used]
+        lent = [slot for slot in self._slots if slot.lent and not slot.gone]
+        too_many = max(0, len(self._slots) - _MOST_SLOTS)
+        for slot in (*small, *gone, *lent[:too_many]):
+            if slot.leave():
+                self._slots.remove(slot)
 
     def find(self, address: int) -> Slot | None:
-        """Return the slot whose memory begins there, unless it is lent, or None."""
-        return next((slot for slot in self._slots if slot.address == address and slot.state == _FREE), None)
+        """Return the slot whose memory begins there, if it can be lent, or None."""
+        with self._lock:
+            found = (slot for slot in self._slots if slot.address == address)
+            return next((slot for slot in found if not (slot.lent or slot.gone)), None)
 
-    def lend(self, slot: Slot, length: int) -> Loan:
-        """Hand the memory's use over to the training."""
-        slot.memory[_STATE] = _LENT
-        return Loan(self._worker, slot.number, slot.fd, length)
+    def keep_used(self) -> None:
+        """Leave what this process holds to a child that is about to be forked, too."""
+        for slot in list(self._slots):
+            if slot.used:
+                slot.keep()
 
 
 class _Borrowed:
     """A slot in the training's process."""
 
     def __init__(self, loan: Loan) -> None:
-        pid, token = loan.worker
+        pid = loan.worker.pid
         fd = os.open(f"/proc/{pid}/fd/{loan.fd}", os.O_RDWR | os.O_CLOEXEC)
         try:
-            self.memory = _map(fd)
+            self._memory = _map(fd)
         finally:
             os.close(fd)
-        if self.memory[_TOKEN] != token:
+        if self._memory[_NAME] != loan.name:
             raise ProcessLookupError(f"worker {pid} has ended, and another process has its number")
-        self.memory[_OPENED] = 1
         self._used: weakref.ref[memoryview] | None = None
+
+    @property
+    def gone(self) -> bool:
+        """Whether it will not be lent again."""
+        return bool(self._memory[_GONE])
 
     def use(self, length: int) -> memoryview:
         """Return the memory, which goes back to the worker when that is not held any more."""
-        memory = self.memory
+        memory = self._memory
+        memory[_OPENED] = 1
         view = memoryview(memory)[_HEADER_BYTES : _HEADER_BYTES + length]
-        self._used = weakref.ref(view, lambda _: memory.__setitem__(_STATE, _FREE))
+        self._used = weakref.ref(view, lambda _: memory.__setitem__(_LENT, 0))
         return view
 
-    def give_away(self) -> bool:
-        """Keep what is in use from going back; return whether the slot is of no use any more."""
+    def keep_used(self) -> None:
+        """Leave what this process holds to a child that is about to be forked, too."""
         if self._used and self._used():
-            self.memory[_STATE] = _GONE
-            self._used = None
-        return self.memory[_STATE] == _GONE
+            self._memory[_GONE] = 1
 
 
 _borrowed: dict[Worker, dict[int, _Borrowed]] = {}
@@ -171,7 +216,7 @@ def borrow(loan: Loan) -> memoryview:
         slots = _borrowed[loan.worker] = {}
     slot = slots.get(loan.slot)
     if slot is None:
-        for number in [number for number, known in slots.items() if known.memory[_STATE] == _GONE]:
+        for number in [number for number, known in slots.items() if known.gone]:
             del slots[number]
         slot = slots[loan.slot] = _Borrowed(loan)
     return slot.use(loan.length)
@@ -184,12 +229,10 @@ def forget_ended() -> None:
             _borrowed.pop(worker, None)
 
 
-def _give_away() -> None:
-    """Leave to a forked child what it has from its parent: nobody may write there any more."""
+def _keep_used() -> None:
     for slots in list(_borrowed.values()):
-        for number, slot in list(slots.items()):
-            if slot.give_away():
-                slots.pop(number, None)
+        for slot in list(slots.values()):
+            slot.keep_used()
 
 
 def _map(fd: int) -> mmap.mmap:
@@ -197,4 +240,4 @@ def _map(fd: int) -> mmap.mmap:
     return mmap.mmap(fd, os.fstat(fd).st_size, **untracked)
 
 
-os.register_at_fork(before=_give_away, after_in_child=_borrowed.clear)
+os.register_at_fork(before=_keep_used, after_in_child=_borrowed.clear)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,17 +15,19 @@ from support.reading import Labels, make
 from torch.utils.data import default_collate
 
 from benchkit.stream import slots
-from benchkit.stream.slots import AVAILABLE, Loan, Slots, Worker, borrow, forget_ended
+from benchkit.stream.slots import Loan, Slots, Worker, borrow, can_lend, forget_ended
 
 LARGE = 30_000
 BATCHES = 100
 
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason="only Linux has memory without a name")
+pytestmark = pytest.mark.skipif(not can_lend(), reason="only Linux has memory without a name")
 
 
 @pytest.fixture(autouse=True)
 def numbers(project):
     publish_samples(project, "n", 4 * BATCHES, per_chunk=100, size=1)
+    yield
+    slots._borrowed.clear()  # what this process has lent to itself
 
 
 def collated(rows) -> torch.Tensor:
@@ -173,14 +178,115 @@ def test_slots_of_workers_that_persist_are_used_in_the_next_pass():
     assert slots_here() <= before + 3
 
 
+@pytest.mark.parametrize("fields", [12, 20, 40])
+def test_batches_of_many_tensors_are_what_they_are_and_held_by_few_slots(fields):
+    def collate(rows):
+        return [torch.full((LARGE,), 100 * rows[0] + field) for field in range(fields)]
+
+    before, most = slots_here(), 0
+    for number, batch in enumerate(loader(collate)):
+        for field, tensor in enumerate(batch):
+            assert (tensor == 400 * number + field).all()
+        most = max(most, slots_here())
+    assert most - before <= 5 * fields
+
+
+def test_a_child_that_a_worker_forks_keeps_what_it_holds_and_takes_nothing():
+    forked: list[tuple[int, int]] = []
+
+    def collate(rows):
+        if not forked:
+            held, free = collated(rows), collated(rows)
+            del free
+            reading, writing = os.pipe()
+            ready, getting_ready = os.pipe()
+            child = os.fork()
+            if child == 0:
+                own = collated([9] * 4)
+                os.write(getting_ready, b"!")
+                os.close(writing)
+                os.read(reading, 1)  # until the worker has gone on
+                kept = set(held.view(-1).tolist()) == {0, 1, 2, 3} and set(own.view(-1).tolist()) == {9}
+                os._exit(0 if kept else 1)
+            forked.append((child, writing))
+            os.read(ready, 1)
+            return held, -1
+        if rows[0] < 4 * (BATCHES - 1):
+            return collated(rows), -1
+        child, writing = forked[0]
+        os.close(writing)
+        return collated(rows), os.waitpid(child, 0)[1]
+
+    statuses = []
+    for number, (batch, status) in enumerate(loader(collate)):
+        check(batch, number)
+        statuses.append(status)
+    assert statuses == [-1] * (BATCHES - 1) + [0]
+
+
+def test_threads_of_a_worker_share_no_slot():
+    own, held, clashes = Slots(), set(), []
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def work():
+        for _ in range(3000):
+            slot, memory = own.take(8)
+            if slot in held:
+                clashes.append(slot)
+            held.add(slot)
+            held.discard(slot)
+            del memory
+
+    try:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not clashes
+
+
+def test_memory_that_cannot_be_had_is_an_error_and_what_is_there_goes_on(monkeypatch):
+    own = Slots()
+    own.take(8)
+
+    def refuse(*_arguments):
+        raise OSError(errno.ENOMEM, "no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", refuse)
+        with pytest.raises(OSError, match="no memory"):
+            own.take(16)
+    with open(os.devnull, "rb") as file:  # which may have got the number of a slot that is no more
+        slot, memory = own.take(16)
+        memory[:] = b"sixteen letters!"
+        assert bytes(borrow(slot.lend(16))) == b"sixteen letters!"
+        assert os.path.samestat(os.fstat(file.fileno()), os.stat(os.devnull))
+
+
+@pytest.mark.parametrize("missing", ["memfd_create", "readlink"])
+def test_without_such_memory_batches_come_as_torch_hands_them_over(monkeypatch, missing):
+    if missing == "readlink":  # a /proc of other processes: those of another container
+        monkeypatch.setattr(os, "readlink", lambda _: "1")
+    else:
+        monkeypatch.delattr(os, missing)
+    before = slots_here()
+    for number, batch in enumerate(loader(collated)):
+        check(batch, number)
+        assert slots_here() == before
+
+
 def test_memory_of_a_process_that_has_another_s_number_is_refused():
     own = Slots()
     slot, memory = own.take(8)
     memory[:] = b"contents"
-    loan = own.lend(slot, 8)
-    stranger = loan._replace(worker=Worker(os.getpid(), b"somebody"))
-    with pytest.raises(ProcessLookupError, match="another process has its number"):
-        borrow(stranger)
+    loan = slot.lend(8)
+    for stranger in (loan._replace(worker=Worker(os.getpid(), 7)), loan._replace(slot=loan.slot + 1)):
+        with pytest.raises(ProcessLookupError, match="another process has its number"):
+            borrow(stranger)
     assert bytes(borrow(loan)) == b"contents"
     del memory
     assert own.take(8)[0] is slot
@@ -192,6 +298,6 @@ def test_memory_of_a_worker_that_has_ended_is_an_error_and_forgotten():
         os._exit(0)
     os.waitpid(child, 0)
     with pytest.raises(FileNotFoundError):
-        borrow(Loan(Worker(child, b"12345678"), 0, 3, 8))
+        borrow(Loan(Worker(child, 7), 0, 3, 8))
     forget_ended()
     assert all(worker.pid != child for worker in slots._borrowed)
