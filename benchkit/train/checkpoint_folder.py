@@ -123,16 +123,23 @@ class LocalCopies:
 
     def tidy(self) -> None:
         """Remove what nobody holds or needs: parts, and copies of what the store has, but the newest."""
-        whole = self.find_all()
-        needed = {checkpoint.id for checkpoint in whole if not checkpoint.number and checkpoint.places == 1}
-        needed |= {checkpoint.id for checkpoint in whole[-1:]}
         for name in self._names():
             checkpoint_id = name.removesuffix(".lock")
-            if name.endswith(".lock") and _ID.fullmatch(checkpoint_id) and checkpoint_id not in needed:
+            if name.endswith(".lock") and _ID.fullmatch(checkpoint_id):
                 with suppress(BlockingIOError), self._lock(checkpoint_id, shared=False, blocking=False):
-                    self.clear(checkpoint_id)
-                    (self.root / name).unlink()
+                    # Asked only now: one that was being saved a moment ago may be whole.
+                    if not self._is_needed(checkpoint_id):
+                        self.clear(checkpoint_id)
+                        (self.root / name).unlink()
         LocalStore(self.root).sweep()
+
+    def _is_needed(self, checkpoint_id: str) -> bool:
+        whole = self.find_all()
+        return any(
+            checkpoint.id == checkpoint_id
+            and (checkpoint is whole[-1] or (not checkpoint.number and checkpoint.places == 1))
+            for checkpoint in whole
+        )
 
     def clear(self, checkpoint_id: str) -> None:
         """Remove the files of a copy that is held, its marker first."""

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from support.scratch import flip
 from benchkit import load_model_checkpoint, upload_model_checkpoint
 from benchkit.errors import BenchKitError, CorruptError, NotFoundError, StateError, StoreError, UsageError
 from benchkit.store.local import LocalStore
+from benchkit.train.checkpoint_folder import LocalCopies
 from benchkit.train.checkpoint_record import Checkpoint
 from benchkit.train.uploads import UPLOADS
 
@@ -188,6 +190,27 @@ def test_a_checkpoint_whose_upload_was_cut_off_is_loaded_and_uploaded_after_all(
     assert load_model_checkpoint(training.accelerator, NAME).label == "cats@2"
     (local.root / f"{newest.id}.json").unlink()
     assert load_model_checkpoint(training.accelerator, NAME, 2).id == newest.id
+
+
+def test_a_checkpoint_that_gets_whole_while_others_are_removed_stays(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training()
+    newest = saved(training)
+    local, lock = copies(project), LocalCopies._lock
+    (local.root / f"{newest.id}.json").unlink()  # as if it was being saved
+
+    def complete_and_lock(
+        self: LocalCopies, checkpoint_id: str, *, shared: bool, blocking: bool = True
+    ) -> Any:
+        local.complete(newest.numbered(None))
+        return lock(self, checkpoint_id, shared=shared, blocking=blocking)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalCopies, "_lock", complete_and_lock)
+        local.tidy()
+    local.check(newest.id)
+    assert local.find_all() == [newest.numbered(None)]
 
 
 def test_an_older_local_checkpoint_never_stands_in_for_a_newer_one_in_the_store(project: Path) -> None:
