@@ -44,8 +44,11 @@ def decode_simplejpeg(data: bytes) -> torch.Tensor:
     """Return the same picture by libjpeg-turbo and torch, as fast as is known, and as `decode_image` does."""
     import simplejpeg  # noqa: PLC0415  # an extra that raw batches do not need
 
+    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     # Scales between the whole and its half take longer than the whole.
-    pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=PIXELS, min_width=PIXELS, min_factor=2)
+    scale = next((n for n in (8, 4, 2) if height // n >= PIXELS and width // n >= PIXELS), 1)
+    least = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
+    pixels = simplejpeg.decode_jpeg(data, "RGB", **least)
     planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     return interpolate(planes, (PIXELS, PIXELS), mode="bilinear", antialias=True)[0].contiguous()
 
