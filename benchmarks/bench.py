@@ -80,7 +80,7 @@ class Bench:
 
     def _prepare(self, case: Case) -> Record:
         """Pack what a case streams, and check all of it, at the first call; return what came of it."""
-        name = OURS if SIDES[case.side].module == "limit_gets" else case.side
+        name = _packed_by(case)
         side, result = SIDES[name], {}
         if case.action == "pack" or side.stored is None:
             return result
@@ -135,7 +135,7 @@ class Bench:
         """Return the place of a case that reads from the object store, uploaded at the first call."""
         if self._objects is None or case.latency_ms is None:
             raise ValueError(f"{case} reads from an object store, and there is none")
-        key = (OURS if SIDES[case.side].module == "limit_gets" else case.side, case.dataset)
+        key = (_packed_by(case), case.dataset)
         if key not in self._remotes:
             self._remotes[key] = self._objects.upload(Path(prepared["published"]), "/".join(key))
         return replace(place, remote=self._remotes[key], endpoint=self._objects.endpoints[case.latency_ms])
@@ -194,3 +194,8 @@ def _tell(case: Case, seconds: float, figures: Record) -> None:
         shuffled,
     ]
     print(*words, f"{seconds:.1f} s", figures.get("error", ""), file=sys.stderr)
+
+
+def _packed_by(case: Case) -> str:
+    """Return the side whose packed data a case reads."""
+    return OURS if SIDES[case.side].module == "limit_gets" else case.side

@@ -106,8 +106,7 @@ class SampleReader:
         if checksum(text) != self._checksum[member + 1]:
             raise self._corrupt(row, member + 1)
         file = MemberFile(data)
-        name = self._letters[self._first_letter[row] : self._first_letter[row + 1]]
-        file.name = name.decode("utf-8", "surrogateescape")
+        file.name = self._file_name(row)
         label = decode_int(text)
         return self._decode_label(row, [text]) if label is None else label, [file]
 

@@ -26,6 +26,11 @@ Visit = tuple[int, Sequence[int]]
 """A chunk and live rows of it."""
 
 
+def can_be_early(chunk: ChunkEntry) -> bool:
+    """Return whether members of the chunk can be found where the store has it."""
+    return chunk.codec == "none"
+
+
 def choose_early(numbers: Sequence[int], visits: Sequence[Visit], chunks: Sequence[ChunkEntry]) -> list[int]:
     """Return which of these visits, by their numbers, are worth reading early."""
     chosen, left = [], MOST_BYTES
@@ -33,7 +38,7 @@ def choose_early(numbers: Sequence[int], visits: Sequence[Visit], chunks: Sequen
         chunk, rows = visits[number]
         entry = chunks[chunk]
         size = len(rows) * entry.tar_bytes // entry.samples
-        if entry.codec == "none" and size * SHARE <= entry.tar_bytes and size <= left:
+        if can_be_early(entry) and size * SHARE <= entry.tar_bytes and size <= left:
             left -= size
             chosen.append(number)
     return chosen

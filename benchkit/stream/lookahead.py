@@ -14,6 +14,7 @@ import numpy as np
 from benchkit.errors import BenchKitError
 from benchkit.stream.calls import LOOK_SECONDS
 from benchkit.stream.course import BatchPlan
+from benchkit.stream.early import can_be_early
 from benchkit.stream.open_chunk import OpenChunk
 from benchkit.stream.source import OpenedVersion
 
@@ -100,7 +101,7 @@ class Lookahead:
 
     def _look_ahead(self) -> None:
         heard = self._opened.cache.last_call()
-        if any(chunk.codec == "none" for chunk in self._opened.manifest.chunks):
+        if any(map(can_be_early, self._opened.manifest.chunks)):
             with self._changed:
                 self._changed.wait_for(lambda: self._step or self._stopped, _HEAD_START_SECONDS)
         while True:

@@ -106,7 +106,7 @@ class _Permutations:
 class Order:
     """The sequence in which the epochs of a run visit all samples; a value, whatever it keeps to be quick.
 
-    `chunks` may be called by one thread while another calls `locate`.
+    `chunks` may be called by one thread while another calls `visits`.
 
     Attributes:
         rows: Live rows of each chunk, in manifest order, (chunks,), int64, read-only; none is fine.
@@ -119,8 +119,8 @@ class Order:
 
     Example:
         >>> order = Order(rows=np.array([2, 3]), seed=0, shuffle=False, lanes=1)
-        >>> order.locate(0, np.array([0, 2, 4]))
-        (array([0, 1, 1]), array([0, 0, 2]))
+        >>> order.visits(0, np.array([0, 2, 4]))
+        [(0, [0]), (1, [0, 2])]
     """
 
     rows: Ints
@@ -164,17 +164,6 @@ class Order:
         """N, the number of samples."""
         return self._line.total
 
-    def locate(self, epoch: int, positions: Ints) -> tuple[Ints, Ints]:
-        """Return the chunk (in manifest order) and the live row in it of each position, both (n,), int64.
-
-        Raises:
-            UsageError: A position is outside 0 … N - 1, or the epoch is negative.
-        """
-        visits = self.visits(epoch, positions)
-        chunks = [chunk for chunk, rows in visits for _ in rows]
-        rows = [row for _, rows in visits for row in rows]
-        return np.array(chunks, dtype=np.int64), np.array(rows, dtype=np.int64)
-
     def visits(self, epoch: int, positions: Ints) -> list[tuple[int, list[int]]]:
         """Return chunk and live rows of neighbours that lie in one chunk, in the order of the positions.
 
@@ -197,7 +186,7 @@ class Order:
         return visits
 
     def chunks(self, epoch: int, positions: Ints) -> Ints:
-        """Return the chunk of each position, (n,), int64, without permuting any rows; raises as `locate`."""
+        """Return the chunk of each position, (n,), int64, without permuting any rows; raises as `visits`."""
         return self._find(epoch, positions)[0]
 
     def _find(self, epoch: int, positions: Ints) -> tuple[Ints, Ints, _EpochTable]:

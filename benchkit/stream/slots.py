@@ -65,23 +65,25 @@ class Slot:
     """A slot in the worker that makes it.
 
     Args:
-        loan: The whole of it, lent; the descriptor is of no account.
+        worker: The worker.
+        number: Which of its slots this is.
+        capacity: Bytes.
 
     Raises:
         OSError: This process may not have so much memory.
     """
 
-    def __init__(self, loan: Loan) -> None:
-        self.capacity = loan.length
+    def __init__(self, worker: Worker, number: int, capacity: int) -> None:
+        self.capacity = capacity
         fd = os.memfd_create("benchkit")
         try:
-            os.posix_fallocate(fd, 0, _HEADER_BYTES + self.capacity)  # sooner than page by page
+            os.posix_fallocate(fd, 0, _HEADER_BYTES + capacity)  # sooner than page by page
             self._memory = _map(fd)
         except BaseException:
             os.close(fd)
             raise
-        self._loan = loan._replace(fd=fd)
-        self._memory[_NAME] = loan.name
+        self._loan = Loan(worker, number, fd, capacity)
+        self._memory[_NAME] = self._loan.name
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory, _HEADER_BYTES))
         self._used: weakref.ref[memoryview] | None = None
 
@@ -142,7 +144,7 @@ class Slots:
             slot = next((slot for slot in free if slot.capacity >= length), None)
             if slot is None:
                 self._leave(free[:1])
-                slot = Slot(Loan(self._worker, next(self._numbers), -1, length))
+                slot = Slot(self._worker, next(self._numbers), length)
                 self._slots.append(slot)
             return slot, slot.use(length)
 

@@ -105,14 +105,13 @@ def end_workers(loaded: Iterator[Any] | None, *, at_once: bool) -> None:
         ending = threading.Thread(target=end, name="benchkit-ending", daemon=True)
         ending.start()
         ending.join(_END_SECONDS)
-        forget_ended()
-        return
-    late = threading.Timer(_LAST_BATCH_SECONDS, _kill, [loaded])
-    late.daemon = True
-    late.start()
-    end()
-    late.cancel()
-    late.join()
+    else:
+        late = threading.Timer(_LAST_BATCH_SECONDS, _kill, [loaded])
+        late.daemon = True
+        late.start()
+        end()
+        late.cancel()
+        late.join()
     forget_ended()
 
 

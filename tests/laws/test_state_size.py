@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.making import publish_samples
+from support.orders import locate
 from support.reading import make
 
 from benchkit.data.catalogue import find_version, publish, read_manifest
@@ -55,7 +56,7 @@ def go_on(loader: ChunkLoader, state: dict) -> list[tuple[int, int]]:
     loader.load_state_dict(state)
     epoch, position = loader._next_start()
     plan = loader._course(epoch, position).plan(0)
-    chunks, rows = loader.opened.order.locate(plan.epoch, plan.positions)
+    chunks, rows = locate(loader.opened.order, plan.epoch, plan.positions)
     return list(zip(chunks.tolist(), rows.tolist(), strict=True))
 
 

@@ -22,6 +22,7 @@ from support.orders import (
     cut,
     everything,
     global_batch,
+    locate,
     make,
     reference_epoch,
     reference_lane_order,
@@ -51,7 +52,7 @@ def compute(frozen):
 
     def digest(case):
         order = order_of(case, [case["per_chunk"]] * case["chunks"])
-        found = order.locate(case["epoch"], np.arange(order.total))
+        found = locate(order, case["epoch"], np.arange(order.total))
         return hashlib.sha256(b"".join(part.astype("<i8").tobytes() for part in found)).hexdigest()
 
     def ranks(case):
@@ -169,7 +170,7 @@ def test_neighbouring_positions_are_spread_over_the_lanes(lanes):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_means_of_batches_spread_as_if_samples_or_at_worst_lanes_were_drawn_at_random(seed):
     order, batch = make([1000] * 400, seed=seed, lanes=44), 256
-    chunks, rows = order.locate(0, np.arange(order.total // batch * batch))
+    chunks, rows = locate(order, 0, np.arange(order.total // batch * batch))
 
     def spread(label):
         """Standard deviation of the batches' means, in units of that of a full shuffle."""
@@ -184,7 +185,7 @@ def test_means_of_batches_spread_as_if_samples_or_at_worst_lanes_were_drawn_at_r
 @pytest.mark.parametrize("position", [0, 50_000_000, 99_999_872])
 def test_a_position_is_found_at_the_same_cost_wherever_it_is(position):
     order = make([10_000] * 10_000, lanes=32)
-    chunks, _ = order.locate(5, np.arange(position, position + 128))
+    chunks, _ = locate(order, 5, np.arange(position, position + 128))
     permuted = order._permutations.used_bytes // (2 * 10_000)
     assert permuted == len(np.unique(chunks)) <= 40
     assert len(order._tables) == 1
@@ -248,7 +249,7 @@ def test_arguments_outside_their_bounds_are_refused(change, told):
 )
 def test_positions_and_epochs_outside_their_bounds_are_refused(epoch, positions, told):
     order = make([3, 4])
-    for find in (order.locate, order.chunks):
+    for find in (order.visits, order.chunks):
         with pytest.raises(UsageError, match=told):
             find(epoch, np.array(positions))
 

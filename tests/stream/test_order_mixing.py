@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from support.orders import global_batch, make, one_pass
+from support.orders import global_batch, locate, make, one_pass
 
 from benchkit.stream.order import LEAST_CACHE_BYTES
 
@@ -94,17 +94,17 @@ def test_any_position_among_a_billion_samples_is_found_and_shared_out():
         assert sorted(batch.ravel().tolist()) == list(range(position, position + 64))
         chunks = order.chunks(5, batch.ravel())
         assert 30 <= len(np.unique(chunks)) <= 36
-    found, rows = order.locate(5, np.array([total - 1]))
+    found, rows = locate(order, 5, np.array([total - 1]))
     assert found[0] == chunks[batch.ravel() == total - 1]
     assert 0 <= rows[0] < 65_536
 
 
 def test_the_permutations_kept_stay_within_their_bytes():
     small = make([1000] * 4000, lanes=44)
-    small.locate(0, np.arange(small.total))
+    locate(small, 0, np.arange(small.total))
     assert LEAST_CACHE_BYTES - 2000 < small._permutations.used_bytes <= LEAST_CACHE_BYTES
     large = make([65_536] * 100, lanes=32)
-    large.locate(0, np.arange(large.total))
+    locate(large, 0, np.arange(large.total))
     assert large._permutations.used_bytes == large._permutations.limit_bytes == 2 * 32 * 65_536 * 2
 
 
@@ -113,7 +113,7 @@ def test_over_the_epochs_every_row_of_a_chunk_stands_everywhere_equally_often():
     order = make([rows], lanes=1)
     counts = np.zeros((rows, rows))
     for epoch in range(epochs):
-        counts[np.arange(rows), order.locate(epoch, np.arange(rows))[1]] += 1
+        counts[np.arange(rows), locate(order, epoch, np.arange(rows))[1]] += 1
     expected = epochs / rows
     # Chi-squared of (rows - 1)^2 = 49 degrees of freedom is above 85.4 once in a thousand.
     assert ((counts - expected) ** 2 / expected).sum() < 85.4
