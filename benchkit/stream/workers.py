@@ -24,7 +24,7 @@ import torch
 from benchkit.errors import StallError
 from benchkit.stream.handover import prepare_worker
 from benchkit.stream.patience import STDERR, dump_stacks
-from benchkit.stream.slots import forget_ended
+from benchkit.stream.slots import can_lend, forget_ended
 
 _HEARS = hasattr(torch._C, "_set_worker_pids")  # noqa: SLF001
 """Whether torch can raise at a worker's death, and be kept from it."""
@@ -54,7 +54,7 @@ def begin_worker(_: int) -> None:
 
 def prepare_folder() -> None:
     """Make the folder of sockets between workers and this process, so that it goes when this process does."""
-    if sys.platform != "linux":  # where their sockets are no files
+    if not can_lend():  # where slots are lent there are no sockets
         multiprocessing.util.get_temp_dir()
 
 
