@@ -91,7 +91,7 @@ def compare_chunk(shared: CompareJob, task: CompareTask) -> ComparedChunk:
     packed = PackedRows(index, task.known, contents=job.checksum)
     same = np.zeros(len(rows), dtype=bool)
     samples = job.samples.walked(*walk.describe(walk.order[positions]))
-    for number, (row, (sample, _, paths)) in enumerate(zip(rows.tolist(), samples, strict=True)):
+    for number, (row, (sample, _, _, paths)) in enumerate(zip(rows.tolist(), samples, strict=True)):
         same[number] = packed.match(row, job.samples, sample, paths)
     return ComparedChunk(
         number=task.number,

@@ -202,32 +202,32 @@ class _Packing:
 
     def run(self, count: int, base: Sequence[ChunkEntry]) -> tuple[Kept, list[PackedSegment]]:
         """Return what is kept of the base's chunks, and the packed segments of all other samples."""
-        walk, allowance = self._walk(count)
-        give_back()
-        kept = self._compare(walk, base)
-        plan = make_plan(
-            walk,
-            kept.order,
-            allowance=allowance,
-            chunk_bytes=self._job.chunk_bytes,
-            options=digest_options(self._job),
-        )
-        del walk
-        give_back()
-        return kept, self._write(plan)
+        with WorkerPool(self._job, workers=self._workers) as pool:
+            walk, allowance = self._walk(pool, count)
+            give_back()
+            kept = self._compare(walk, base)
+            plan = make_plan(
+                walk,
+                kept.order,
+                allowance=allowance,
+                chunk_bytes=self._job.chunk_bytes,
+                options=digest_options(self._job),
+            )
+            del walk
+            give_back()
+            return kept, self._write(pool, plan)
 
-    def _walk(self, count: int) -> tuple[Walk, int]:
+    def _walk(self, pool: WorkerPool[PackJob], count: int) -> tuple[Walk, int]:
         """Return what a walk over all samples finds, and how much room the labels of some of them need."""
         builder, samples, source_bytes = WalkBuilder(count), 0, 0
-        with WorkerPool(self._job, workers=self._workers) as pool:
-            for found in pool.run(_walk_range, split_walk(count)):
-                builder.add(found)
-                samples += len(found.sizes)
-                source_bytes += found.source_bytes
-                self._tell("walk", samples, count, source_bytes, 0)
-            walk = builder.finish(self._job.samples)
-            probed = pool.run(measure_overhead, walk.order[:PROBED_SAMPLES].tolist())
-            return walk, choose_allowance(list(probed))
+        for found in pool.run(_walk_range, split_walk(count)):
+            builder.add(found)
+            samples += len(found.sizes)
+            source_bytes += found.source_bytes
+            self._tell("walk", samples, count, source_bytes, 0)
+        walk = builder.finish(self._job.samples)
+        probed = pool.run(measure_overhead, walk.order[:PROBED_SAMPLES].tolist())
+        return walk, choose_allowance(list(probed))
 
     def _compare(self, walk: Walk, base: Sequence[ChunkEntry]) -> Kept:
         """Return what is kept of the base's chunks."""
@@ -245,21 +245,19 @@ class _Packing:
                     self._tell("compare", samples, total, source_bytes, 0)
         return builder.finish()
 
-    def _write(self, plan: Plan) -> list[PackedSegment]:
+    def _write(self, pool: WorkerPool[PackJob], plan: Plan) -> list[PackedSegment]:
         """Return the packed segments in written order, each in the journal as soon as it is finished."""
         packed: dict[int, PackedSegment] = {}
         samples, source_bytes = 0, 0
-        if plan.segments:
-            with WorkerPool(self._job, workers=self._workers) as pool:
-                for segment in pool.run(pack_segment, self._list_segments(plan)):
-                    told = segment.segment
-                    if told != self._journal.segment(told.segment):
-                        self._journal.add_segment(told)
-                    # The facts are in the journal now; here they would take 8 bytes a sample.
-                    packed[segment.number] = replace(segment, segment=replace(told, facts=()))
-                    samples += segment.samples
-                    source_bytes += segment.source_bytes
-                    self._tell("pack", samples, len(plan.order), source_bytes, plan.source_bytes)
+        for segment in pool.run(pack_segment, self._list_segments(plan)):
+            told = segment.segment
+            if told != self._journal.segment(told.segment):
+                self._journal.add_segment(told)
+            # The facts are in the journal now; here they would take 8 bytes a sample.
+            packed[segment.number] = replace(segment, segment=replace(told, facts=()))
+            samples += segment.samples
+            source_bytes += segment.source_bytes
+            self._tell("pack", samples, len(plan.order), source_bytes, plan.source_bytes)
         return [packed[number] for number in range(len(plan.segments))]
 
     def _list_chunks(self, base: Sequence[ChunkEntry]) -> Iterator[CompareTask]:

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchkit.data.samples import Samples
-from benchkit.data.sources import BLOCK_BYTES, FileFacts, read_source, source_name, stat_source
-from benchkit.format.chunk import SourceFile
+from benchkit.data.sources import FileFacts, Source, source_name, stat_source
 from benchkit.format.digests import checksum, new_checksum
 from benchkit.format.index import ChunkIndex
 from benchkit.format.labels import EncodedLabel
@@ -20,16 +19,17 @@ from benchkit.format.labels import EncodedLabel
 FACTS_BYTES = 8
 """What the facts of one row take: a checksum, little-endian."""
 
+BLOCK_BYTES = 1 << 20
+"""Files are read in blocks of this size."""
 
-def digest_facts(paths: Sequence[str], facts: Sequence[FileFacts]) -> int:
+
+def digest_facts(paths: Sequence[str], facts: Sequence[FileFacts | Source]) -> int:
     """Return the facts of a row: the XXH3 checksum of its files' paths, sizes and times of change."""
     # A path has no null byte, so that no two rows of facts give the same bytes.
-    return checksum(
-        b"".join(
-            b"%s\0%d %d\n" % (path.encode("utf-8", "surrogateescape"), fact.size, fact.mtime_ns)
-            for path, fact in zip(paths, facts, strict=True)
-        )
-    )
+    text = b""
+    for path, fact in zip(paths, facts, strict=True):
+        text += b"%s\0%d %d\n" % (path.encode("utf-8", "surrogateescape"), fact.size, fact.mtime_ns)
+    return checksum(text)
 
 
 class PackedRows:
@@ -57,6 +57,7 @@ class PackedRows:
         self._kinds = [index.kinds[kind] for kind in index.kind.tolist()]
         usable = len(known) == FACTS_BYTES * index.samples
         self._facts = np.frombuffer(known, dtype="<u8").copy() if usable else np.zeros(index.samples, "<u8")
+        self._buffer = memoryview(bytearray(BLOCK_BYTES))
         self.bytes_read = 0
         self.source_bytes = 0
 
@@ -114,16 +115,22 @@ class PackedRows:
         """Return the facts of the row's files as they were when they were read; None where one is another."""
         found = []
         for member, path in enumerate(paths, start=self._first[row]):
-            facts = stat_source(number, path)
-            file = read_source(number, path, facts, at_once=BLOCK_BYTES)
-            if file.size != self._sizes[member] or self._checksum(file) != self._checksums[member]:
-                return None
-            found.append(facts)
+            source = Source(number, path, keep_open=True)
+            try:
+                same = source.size == self._sizes[member]
+                if not same or self._checksum(source) != self._checksums[member]:
+                    return None
+            finally:
+                source.close()
+            found.append(source.facts)
         return found
 
-    def _checksum(self, file: SourceFile) -> int:
-        hasher = new_checksum()
-        for block in file.blocks:
+    def _checksum(self, source: Source) -> int:
+        hasher, left = new_checksum(), source.size
+        while True:
+            block = self._buffer[: min(left, BLOCK_BYTES)]
+            left -= source.readinto(block)
             hasher.update(block)
             self.bytes_read += len(block)
-        return hasher.intdigest()
+            if not left:
+                return hasher.intdigest()

@@ -113,8 +113,8 @@ class Samples:
 
     def walked(
         self, indices: npt.NDArray[np.uint32], repeats: npt.NDArray[np.uint32], checks: npt.NDArray[np.uint32]
-    ) -> Iterator[tuple[int, bytes, Sequence[str]]]:
-        """Yield index, key and paths of samples, which must be those that a walk found.
+    ) -> Iterator[tuple[int, bytes, bytes, Sequence[str]]]:
+        """Yield index, key, its digest, and paths of samples, which must be those that a walk found.
 
         Args:
             indices: The samples, uint32, shape (n,).
@@ -128,12 +128,13 @@ class Samples:
         for index, repeat, check in zip(indices.data, repeats.data, checks.data, strict=True):
             paths = self.paths(index)
             key = self.key(index, paths, repeat)
-            if int.from_bytes(digest_key(key)[:4], "little") != check:
+            digest = digest_key(key)
+            if int.from_bytes(digest[:4], "little") != check:
                 raise SampleError(
                     f"sample {index}: its key is now {key.decode('utf-8', 'replace')!r:.200} and was another "
                     "one before: get_file and get_key must return the same whenever they are called"
                 )
-            yield index, key, paths
+            yield index, key, digest, paths
 
     def label(self, index: int) -> EncodedLabel:
         """Return the sample's label as a chunk holds it.

@@ -13,10 +13,10 @@ from benchkit.data.journal import Segment
 from benchkit.data.rows import FACTS_BYTES, PackedRows, digest_facts
 from benchkit.data.samples import Samples
 from benchkit.data.sizes import CHUNK_OVERHEAD, file_bytes, overhead_bytes
-from benchkit.data.sources import read_source, source_name, stat_source
+from benchkit.data.sources import Source, source_name
 from benchkit.data.staged import find_index
 from benchkit.format import canonical
-from benchkit.format.chunk import FRAME_BYTES, PROBE_RATIO, ZSTD_LEVEL, ChunkWriter, Codec, SourceFile
+from benchkit.format.chunk import FRAME_BYTES, PROBE_RATIO, ZSTD_LEVEL, ChunkWriter, Codec
 from benchkit.format.digests import digest_bytes
 from benchkit.format.index import INDEX_FORMAT
 from benchkit.format.labels import EncodedLabel
@@ -25,8 +25,8 @@ from benchkit.format.manifest import ChunkEntry
 from benchkit.store.base import Store
 from benchkit.store.local import LocalStore
 
-AT_ONCE_BYTES = 1 << 20
-"""A file of at most this size is read in one go, until those of its sample fill four times as much."""
+_KEPT_OPEN = 64
+"""So many files of a sample are held open while its label is made."""
 
 _SEGMENT_FORMAT = 2
 """Part of a segment's digest: raised when packing would write other chunks from the same samples."""
@@ -101,7 +101,8 @@ class _Row(NamedTuple):
     """A sample ready to be written; `size` is what it takes in a chunk, `facts` tells its files."""
 
     key: bytes
-    files: list[SourceFile]
+    digest: bytes
+    files: list[Source]
     label: EncodedLabel
     size: int
     facts: int
@@ -166,22 +167,24 @@ class _RowReader:
         self.source_bytes = 0
 
     def rows(self) -> Iterator[_Row]:
-        """Yield the samples in written order, each once."""
+        """Yield the samples in written order, each once; the files of one are closed with the next."""
         task = self._task
-        for index, key, paths in self._samples.walked(task.indices, task.repeats, task.checks):
-            # What is found before the label is made must still be so once a file has been read: the label may
-            # be made of what the files hold.
-            facts = [stat_source(index, path) for path in paths]
-            label = self._samples.label(index)
-            files, at_once, size = [], 4 * AT_ONCE_BYTES, 0
-            for path, found in zip(paths, facts, strict=True):
-                file = read_source(index, path, found, at_once=min(at_once, AT_ONCE_BYTES))
-                at_once -= file.size
-                size += file_bytes(file.size)
-                self.source_bytes += file.size
-                files.append(file)
-            size += overhead_bytes(key, [file.name for file in files], label)
-            yield _Row(key, files, label, size, digest_facts(paths, facts))
+        for index, key, digest, paths in self._samples.walked(task.indices, task.repeats, task.checks):
+            sources: list[Source] = []
+            try:
+                # What is found before the label is made must still be so once a file has been read: the label
+                # may be made of what the files hold.
+                for path in paths:
+                    sources.append(Source(index, path, keep_open=len(sources) < _KEPT_OPEN))
+                label = self._samples.label(index)
+                size = overhead_bytes(key, [source.name for source in sources], label)
+                for source in sources:
+                    size += file_bytes(source.size)
+                    self.source_bytes += source.size
+                yield _Row(key, digest, sources, label, size, digest_facts(paths, sources))
+            finally:
+                for source in sources:
+                    source.close()
 
 
 def _write_chunks(job: PackJob, rows: Iterator[_Row]) -> Iterator[tuple[ChunkEntry, bytes]]:
@@ -190,10 +193,13 @@ def _write_chunks(job: PackJob, rows: Iterator[_Row]) -> Iterator[tuple[ChunkEnt
     row = next(rows, None)
     while row is not None:
         facts = bytearray()
-        with job.staging.temporary() as temporary:
-            writer, left = ChunkWriter(temporary.file, codec=job.codec), room
+        with (
+            job.staging.temporary(direct=True) as temporary,
+            ChunkWriter(temporary.file, codec=job.codec) as writer,
+        ):
+            left = room
             while row is not None and (row.size <= left or not writer.samples):
-                writer.add_sample(row.key, row.files, row.label)
+                writer.add_sample(row.key, row.files, row.label, digest=row.digest)
                 facts += row.facts.to_bytes(FACTS_BYTES, "little")
                 left -= row.size
                 row = next(rows, None)
@@ -221,7 +227,7 @@ def _find_current(job: PackJob, task: SegmentTask, known: Segment) -> tuple[Segm
         packed = PackedRows(index, told, contents=job.checksum)
         current = all(
             packed.match(row, job.samples, number, paths)
-            for row, (number, _, paths) in zip(range(chunk.samples), rows, strict=False)
+            for row, (number, _, _, paths) in zip(range(chunk.samples), rows, strict=False)
         )
         bytes_read += packed.bytes_read
         if not current:

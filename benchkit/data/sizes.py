@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchkit.format import tar
-from benchkit.format.chunk import sample_bytes
 from benchkit.format.labels import EncodedLabel
 
 CHUNK_OVERHEAD = 4096
@@ -25,4 +24,9 @@ def overhead_bytes(key: bytes, names: Sequence[bytes], label: EncodedLabel) -> i
     """Return the bytes that a sample takes in a chunk beside its files: label, and row of the index."""
     columns = _SAMPLE_COLUMNS + _NAME_COLUMNS * len(names)
     columns += _MEMBER_COLUMNS * (len(names) + 1 + len(label.arrays))
-    return sample_bytes((), label) + columns + len(key) + sum(map(len, names))
+    size = file_bytes(len(label.text)) + columns + len(key)
+    for name in names:
+        size += len(name)
+    for data in label.arrays:
+        size += file_bytes(len(data))
+    return size

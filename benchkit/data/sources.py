@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from benchkit.errors import SampleError
-from benchkit.format.chunk import SourceFile
 from benchkit.format.index import is_file_name
 
-BLOCK_BYTES = 1 << 20
-"""A larger file is read in blocks of this size; the others in one go."""
-
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe that has come there is not waited for
 
 
 class FileFacts(NamedTuple):
@@ -52,78 +47,106 @@ def stat_source(index: int, path: str) -> FileFacts:
         status = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise _cannot_read(index, path, error) from error
-    return _facts(status, index, path)
+    if not stat.S_ISREG(status.st_mode):
+        raise _no_file(index, path, status)
+    return FileFacts(status.st_size, status.st_mtime_ns)
 
 
-def read_source(index: int, path: str, facts: FileFacts, *, at_once: int) -> SourceFile:
-    """Return a file on its way into a chunk.
+class Source:
+    """A file of a sample, looked at now, and read once, piece by piece.
 
     Args:
         index: The sample it belongs to.
         path: Where it is.
-        facts: What was found of it; they must still be so once it has been read.
-        at_once: A file of at most this many bytes is read now; a larger one when its blocks are taken.
+        keep_open: Open it now, not when it is read.
+
+    Attributes:
+        name: The base name that it keeps in its chunk.
+        size: Its size in bytes.
+        mtime_ns: When it was last written, in ns. Both must still be so once all of it has been read.
 
     Raises:
-        SampleError: The file cannot be read, or changed since it was looked at; the blocks raise it too.
+        SampleError: It is missing or no file, naming sample and path.
     """
-    name = source_name(index, path)
-    if facts.size > at_once:
-        return SourceFile(name, facts.size, _read_blocks(index, path, facts))
-    try:
-        descriptor = os.open(path, _FLAGS)
+
+    __slots__ = ("_descriptor", "_index", "_left", "_links", "_path", "mtime_ns", "name", "size")
+
+    def __init__(self, index: int, path: str, *, keep_open: bool) -> None:
+        self._index, self._path, self._descriptor = index, path, -1
+        self.name = source_name(index, path)
         try:
-            data = _read_all(descriptor, facts.size)
-            if len(data) != facts.size or facts != _facts(os.fstat(descriptor), index, path):
-                raise _changed(index, path)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise _cannot_read(index, path, error) from error
-    return SourceFile(name, facts.size, (data,))
+            if keep_open:
+                self._descriptor = os.open(path, _FLAGS)
+                status = os.fstat(self._descriptor)
+            else:
+                status = os.stat(path)
+        except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+            self.close()
+            raise _cannot_read(index, path, error) from error
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise _no_file(index, path, status)
+        self.size, self.mtime_ns = status.st_size, status.st_mtime_ns
+        self._left, self._links = self.size, status.st_nlink
 
+    @property
+    def facts(self) -> FileFacts:
+        """What was found of it."""
+        return FileFacts(self.size, self.mtime_ns)
 
-def _read_all(descriptor: int, size: int) -> bytes:
-    """Return the file's bytes, one more than `size` where it has grown; a disk may give them in parts."""
-    data = os.read(descriptor, size + 1)
-    while len(data) < size and (more := os.read(descriptor, size + 1 - len(data))):
-        data += more
-    return data
+    def readinto(self, view: memoryview) -> int:
+        """Fill a buffer with the next bytes, and return how many those are; the last read must be asked for.
 
-
-def _read_blocks(index: int, path: str, facts: FileFacts) -> Iterator[bytes]:
-    """Yield a file's bytes; all of them, or an error."""
-    try:
-        descriptor = os.open(path, _FLAGS)
+        Raises:
+            SampleError: The file cannot be read, or is not what it was when it was looked at.
+        """
         try:
-            if facts != _facts(os.fstat(descriptor), index, path):
-                raise _changed(index, path)
-            left = facts.size
-            while left and (block := os.read(descriptor, min(left, BLOCK_BYTES))):
-                left -= len(block)
-                yield block
-            if left or os.read(descriptor, 1) or facts != _facts(os.fstat(descriptor), index, path):
-                raise _changed(index, path)
-        finally:
+            if self._descriptor < 0:
+                self._descriptor = os.open(self._path, _FLAGS)
+                self._check()
+            taken = os.readv(self._descriptor, (view,))
+            while taken < len(view):  # a disk may give them in parts
+                more = os.readv(self._descriptor, (view[taken:],))
+                if not more:
+                    raise self._changed()
+                taken += more
+            self._left -= taken
+            if not self._left:
+                self._check()
+                self.close()
+        except OSError as error:
+            raise _cannot_read(self._index, self._path, error) from error
+        return taken
+
+    def close(self) -> None:
+        """Let the file go; a second call does nothing."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
             os.close(descriptor)
-    except OSError as error:
-        raise _cannot_read(index, path, error) from error
+
+    def _check(self) -> None:
+        """Raise an error unless the open file is what was looked at, and still has its name."""
+        status = os.fstat(self._descriptor)
+        if (
+            status.st_size != self.size
+            or status.st_mtime_ns != self.mtime_ns
+            or status.st_nlink < self._links
+            or (not self.size and os.read(self._descriptor, 1))  # as files of /proc have
+        ):
+            raise self._changed()
+
+    def _changed(self) -> SampleError:
+        return SampleError(
+            f"sample {self._index}: {self._path!r} changed while it was packed; nothing was published: run "
+            "it again when the files are at rest, it goes on where it stopped"
+        )
 
 
-def _facts(status: os.stat_result, index: int, path: str) -> FileFacts:
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-        raise SampleError(f"sample {index}: {path!r} is {kind}; get_file names files")
-    return FileFacts(status.st_size, status.st_mtime_ns)
+def _no_file(index: int, path: str, status: os.stat_result) -> SampleError:
+    kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+    return SampleError(f"sample {index}: {path!r} is {kind}; get_file names files")
 
 
 def _cannot_read(index: int, path: str, error: OSError | ValueError) -> SampleError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return SampleError(f"sample {index}: cannot read {path!r}: {reason}")
-
-
-def _changed(index: int, path: str) -> SampleError:
-    return SampleError(
-        f"sample {index}: {path!r} changed while it was packed; nothing was published: run it again when the "
-        "files are at rest, it goes on where it stopped"
-    )

@@ -2,13 +2,19 @@
 
 The tar is cut into frames of 4 MiB. Parts of the first are compressed as a probe: where that does not pay,
 the chunk is stored as a plain tar, else every frame is compressed by itself, the index in a frame of its own.
+A thread writes one frame while the next is put together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import BinaryIO, Literal, NamedTuple
+import io
+import mmap
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Protocol
 
+import numpy as np
 import zstandard
 
 from benchkit.format import tar
@@ -16,6 +22,9 @@ from benchkit.format.digests import checksum, digest_bytes, digest_key, new_chec
 from benchkit.format.index import INDEX_NAME, IndexBuilder
 from benchkit.format.labels import EncodedLabel
 from benchkit.format.manifest import ChunkEntry, CodecName, IndexPlace
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Codec = Literal["auto", "zstd", "none"]
 CODECS: tuple[Codec, ...] = ("auto", "zstd", "none")
@@ -27,16 +36,32 @@ PROBE_RATIO = 0.9
 PROBE_PARTS = (256 << 10, 1 << 20)
 """The probe is the first bytes, so many, of every so many of the first frame."""
 
-_PLAIN_BYTES = 1 << 20
-"""A plain chunk is digested and written so much at a time, while it is in the processor's cache."""
+_WHOLE_BYTES = 1 << 20
+"""A member of at most this size is put into the room at once, a larger one piece by piece."""
+_ROOM_BYTES = FRAME_BYTES + _WHOLE_BYTES + 4096
+"""Where the tar is put together: a frame, and a member that reaches beyond it with its header."""
 
 
-class SourceFile(NamedTuple):
-    """A file on its way into a chunk: original base name, size in bytes, and its bytes in blocks."""
+class Sink(Protocol):
+    """Where stored bytes go."""
 
-    name: bytes
-    size: int
-    blocks: Iterable[bytes | memoryview]
+    def write(self, data: bytes | memoryview, /) -> object:
+        """Take all of the bytes; they may change once it returns."""
+
+
+class SourceFile(Protocol):
+    """A file on its way into a chunk."""
+
+    @property
+    def name(self) -> bytes:
+        """Its original base name."""
+
+    @property
+    def size(self) -> int:
+        """Its size in bytes."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the buffer with its next bytes, and return how many those are."""
 
 
 def file_extension(name: bytes) -> bytes:
@@ -44,12 +69,6 @@ def file_extension(name: bytes) -> bytes:
     stem, _, suffix = name.rpartition(b".")
     plain = stem and 1 <= len(suffix) <= 16 and suffix.isalnum()
     return suffix.lower() if plain else b"bin"
-
-
-def sample_bytes(file_sizes: Iterable[int], label: EncodedLabel) -> int:
-    """Return the bytes that a sample takes in a tar."""
-    sizes = [*file_sizes, len(label.text), *(len(data) for data in label.arrays)]
-    return sum(tar.BLOCK + tar.padded(size) for size in sizes)
 
 
 def zstd_library() -> str:
@@ -65,13 +84,23 @@ class ChunkWriter:
         codec: `auto` decides by a probe; `zstd` and `none` do not ask.
     """
 
-    def __init__(self, sink: BinaryIO, *, codec: Codec = "auto") -> None:
+    def __init__(self, sink: Sink, *, codec: Codec = "auto") -> None:
         self._sink = sink
         self._asked = codec
         self._compressor: zstandard.ZstdCompressor | None = None
         self._decided = codec == "none"
-        self._unit = _PLAIN_BYTES if self._decided else FRAME_BYTES
-        self._buffer = bytearray()
+        # Memory in whole pages, as a sink that writes past the page cache needs it.
+        self._room, self._other_room = (_new_room() for _ in range(2))
+        self._used = 0
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[object] | None = None
+        # Members in the room whose headers are still to be written: whose, which suffix, where, how long.
+        self._digests: list[bytes] = []
+        self._owners: list[int] = []
+        self._chosen: list[int] = []
+        self._starts: list[int] = []
+        self._sizes: list[int] = []
+        self._suffixes: dict[bytes, int] = {}
         self._tar_hasher = new_hasher()
         self._stored_hasher = new_hasher()
         self._tar_bytes = 0
@@ -86,27 +115,35 @@ class ChunkWriter:
     @property
     def tar_bytes(self) -> int:
         """The bytes of tar so far, without the index."""
-        return self._tar_bytes + len(self._buffer)
+        return self._tar_bytes + self._used
 
-    def add_sample(self, key: bytes, files: Sequence[SourceFile], label: EncodedLabel) -> None:
+    def add_sample(
+        self, key: bytes, files: Sequence[SourceFile], label: EncodedLabel, *, digest: bytes | None = None
+    ) -> None:
         """Add one sample.
 
         Args:
             key: UTF-8 (undecodable file names as they are on disk).
             files: Its files, in the order `get_file` gave them.
             label: What `encode_label` made of its label.
+            digest: What `digest_key` makes of the key, if that is known.
 
         Raises:
-            ValueError: A file's blocks are not of its size together; the chunk is of no use any more.
+            ValueError: A file gives fewer bytes than its size; the chunk is of no use any more.
         """
-        name = digest_key(key).hex().encode()
+        self._digests.append(digest or digest_key(key))
+        names = []
         for number, file in enumerate(files):
-            self._add_member(b"%s.%d.%s" % (name, number, file_extension(file.name)), file.size, file.blocks)
-        suffix = b"cls" if label.kind == "cls" else b"json"
-        self._add_member(b"%s.%s" % (name, suffix), len(label.text), (label.text,))
-        for number, data in enumerate(label.arrays):
-            self._add_member(b"%s.label.%d.npy" % (name, number), len(data), (data,))
-        self._index.end_sample(key, [file.name for file in files], label.kind)
+            name = file.name
+            self._add_member(b".%d.%s" % (number, file_extension(name)), file.size, file.readinto)
+            names.append(name)
+        kind, text, arrays = label
+        self._add_member(b".cls" if kind == "cls" else b".json", len(text), io.BytesIO(text).readinto)
+        for number, data in enumerate(arrays):
+            self._add_member(b".label.%d.npy" % number, len(data), io.BytesIO(data).readinto)
+        self._index.add_sample(key, names, len(names) + 1 + len(arrays), kind)
+        if self._used >= FRAME_BYTES:
+            self._flush()
 
     def finish(self) -> ChunkEntry:
         """Write the index and the end of the tar, and return the chunk's entry for the manifest.
@@ -114,14 +151,19 @@ class ChunkWriter:
         Raises:
             DatasetError: The kinds of its labels are too many for an index.
         """
+        self._seal()
         samples = self._index.samples
         data = self._index.encode()
-        self._buffer += tar.header(INDEX_NAME, len(data))
-        self._flush(len(self._buffer))
-        tar_offset, stored_offset = self._tar_bytes, self._stored_bytes
-        self._emit(data)
-        stored_length = self._stored_bytes - stored_offset
-        self._emit(tar.padding(len(data)) + tar.END)
+        self._put(tar.header(INDEX_NAME, len(data)))
+        last = self._store(self._room[: self._used])
+        tar_offset, stored_offset = self.tar_bytes, self._stored_bytes
+        index = self._store(data)
+        end = tar.padding(len(data)) + tar.END
+        parts = (last, index, self._store(end))
+        self._wait()
+        self.close()
+        for part in parts:
+            self._sink.write(part)
         compressed = self._compressor is not None
         codec: CodecName = "zstd" if compressed else "none"
         tar_digest = self._tar_hasher.hexdigest()
@@ -129,7 +171,7 @@ class ChunkWriter:
             stored=self._stored_hasher.hexdigest() if compressed else tar_digest,
             stored_bytes=self._stored_bytes,
             tar=tar_digest,
-            tar_bytes=self._tar_bytes,
+            tar_bytes=tar_offset + len(data) + len(end),
             codec=codec,
             level=ZSTD_LEVEL if compressed else 0,
             library=zstd_library() if compressed else "",
@@ -138,60 +180,111 @@ class ChunkWriter:
             index=IndexPlace(
                 object=None,
                 offset=stored_offset,
-                length=stored_length,
+                length=len(index),
                 tar_offset=tar_offset,
                 tar_length=len(data),
                 digest=digest_bytes(data),
             ),
         )
 
-    def _add_member(self, name: bytes, size: int, blocks: Iterable[bytes | memoryview]) -> None:
-        buffer = self._buffer
-        buffer += tar.header(name, size)
-        offset = self._tar_bytes + len(buffer)
-        if isinstance(blocks, tuple) and len(blocks) == 1:
-            (data,) = blocks
-            buffer += data
-            taken, digest = len(data), checksum(data)
-        else:
-            taken, digest = self._add_blocks(blocks)
-        if taken != size:
-            raise ValueError(f"a file of {size} bytes gave {taken}")
-        buffer += tar.padding(size)
-        self._index.add_member(offset, size, digest)
-        if len(buffer) >= self._unit:
-            self._flush(len(buffer) - len(buffer) % self._unit)
+    def close(self) -> None:
+        """Wait until nothing more goes to the sink; what was not finished is of no use."""
+        self._thread.shutdown()
 
-    def _add_blocks(self, blocks: Iterable[bytes | memoryview]) -> tuple[int, int]:
-        """Add a member's data as it comes; return its size and checksum."""
-        hasher, taken = new_checksum(), 0
-        for block in blocks:
-            hasher.update(block)
-            taken += len(block)
-            self._buffer += block
-            if len(self._buffer) >= self._unit:
-                self._flush(len(self._buffer) - len(self._buffer) % self._unit)
-        return taken, hasher.intdigest()
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
 
-    def _flush(self, count: int) -> None:
-        """Send the first `count` bytes of the buffer on, frame by frame."""
-        with memoryview(self._buffer) as view:
-            for start in range(0, count, self._unit):
-                self._emit(view[start : min(start + self._unit, count)])
-        del self._buffer[:count]
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
 
-    def _emit(self, frame: bytes | memoryview) -> None:
-        """Send one frame of tar on, compressed or not."""
+    def _add_member(self, suffix: bytes, size: int, readinto: Callable[[memoryview], int]) -> None:
+        """Read a member into its place; its header is made together with those of others, by `_seal`."""
+        if size > _WHOLE_BYTES:
+            self._add_large(suffix, size, readinto)
+            return
+        if self._used + size > FRAME_BYTES + _WHOLE_BYTES:
+            self._flush()
+        start = self._used + tar.BLOCK
+        end = start + size
+        if readinto(self._room[start:end]) != size:
+            raise _too_short(size)
+        self._owners.append(len(self._digests) - 1)
+        self._chosen.append(self._suffixes.setdefault(suffix, len(self._suffixes)))
+        self._starts.append(start)
+        self._sizes.append(size)
+        self._used = end
+        self._put(tar.padding(size))
+
+    def _add_large(self, suffix: bytes, size: int, readinto: Callable[[memoryview], int]) -> None:
+        """Add a member that need not fit into the room, a frame at a time."""
+        self._flush()
+        self._put(tar.header(self._digests[-1].hex().encode() + suffix, size))
+        offset, left, hasher = self._tar_bytes + self._used, size, new_checksum()
+        while left:
+            piece = self._room[self._used : min(self._used + left, FRAME_BYTES)]
+            if readinto(piece) != len(piece):
+                raise _too_short(size)
+            hasher.update(piece)
+            self._used += len(piece)
+            left -= len(piece)
+            self._flush()
+        self._put(tar.padding(size))
+        self._index.add_members(*(np.array([n], np.uint64) for n in (offset, size, hasher.intdigest())))
+
+    def _put(self, data: bytes) -> None:
+        """Put bytes into the room, which has place for them."""
+        self._room[self._used : self._used + len(data)] = data
+        self._used += len(data)
+
+    def _seal(self) -> None:
+        """Write the headers of the members that are in the room, and their rows of the index."""
+        if self._starts:
+            starts, sizes = np.array(self._starts), np.array(self._sizes, dtype=np.uint64)
+            names = np.frombuffer(b"".join(self._digests).hex().encode(), dtype=np.uint8)
+            headers = tar.headers(
+                names.reshape(len(self._digests), -1)[self._owners], list(self._suffixes), self._chosen, sizes
+            )
+            blocks = np.frombuffer(self._room, dtype=np.uint8).reshape(-1, tar.BLOCK)
+            blocks[starts // tar.BLOCK - 1] = headers
+            room, places = self._room, zip(self._starts, self._sizes, strict=True)
+            checksums = np.array([checksum(room[at : at + size]) for at, size in places], dtype=np.uint64)
+            self._index.add_members((starts + self._tar_bytes).astype(np.uint64), sizes, checksums)
+        del self._digests[:-1]  # the last sample may have more members
+        for column in (self._owners, self._chosen, self._starts, self._sizes):
+            column.clear()
+
+    def _flush(self) -> None:
+        """Have a whole frame written, and go on in the other room with what is behind it."""
+        self._seal()
+        if self._used >= FRAME_BYTES:
+            self._wait()
+            room, self._room, self._other_room = self._room, self._other_room, self._room
+            self._room[: self._used - FRAME_BYTES] = room[FRAME_BYTES : self._used]
+            self._used -= FRAME_BYTES
+            self._tar_bytes += FRAME_BYTES
+            self._writing = self._thread.submit(self._sink.write, self._store(room[:FRAME_BYTES]))
+
+    def _wait(self) -> None:
+        """Wait until the other room is free."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def _store(self, frame: bytes | memoryview) -> bytes | memoryview:
+        """Return what is stored of a frame of tar, compressed or not."""
         if not self._decided:
             self._decide(frame)
         self._tar_hasher.update(frame)
-        self._tar_bytes += len(frame)
         stored: bytes | memoryview = frame
         if self._compressor:
             stored = self._compressor.compress(frame)
             self._stored_hasher.update(stored)
         self._stored_bytes += len(stored)
-        self._sink.write(stored)
+        return stored
 
     def _decide(self, frame: bytes | memoryview) -> None:
         """Choose the codec by the first frame."""
@@ -204,3 +297,11 @@ class ChunkWriter:
             if shrunk >= PROBE_RATIO * sum(map(len, parts)):
                 return
         self._compressor = compressor
+
+
+def _too_short(size: int) -> ValueError:
+    return ValueError(f"a file of {size} bytes gave fewer")
+
+
+def _new_room() -> memoryview:
+    return memoryview(mmap.mmap(-1, _ROOM_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))

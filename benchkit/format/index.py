@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +39,7 @@ _DTYPES = {
     "sample_member": ("<u4",), "sample_file": ("<u4",), "kind": ("<u4",),
     "key_end": ("<u4",), "name_end": ("<u4",), "keys": ("|u1",), "names": ("|u1",),
 }  # fmt: skip
-_FORBIDDEN = frozenset([*range(32), 127, ord("/")])
-_FORBIDDEN_BYTES = np.array(sorted(_FORBIDDEN), dtype=np.uint8)
+_FORBIDDEN = bytes([*range(32), 127, ord("/")])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,21 +104,24 @@ class IndexBuilder:
         """The number of rows so far."""
         return len(self._kind)
 
-    def add_member(self, offset: int, size: int, checksum: int) -> None:
-        """Add a member of the sample that `end_sample` will name."""
-        offsets, sizes, checksums = self._members
-        offsets.append(offset)
-        sizes.append(size)
-        checksums.append(checksum)
+    def add_members(
+        self,
+        offsets: npt.NDArray[np.uint64],
+        sizes: npt.NDArray[np.uint64],
+        checksums: npt.NDArray[np.uint64],
+    ) -> None:
+        """Add members, uint64, shape (n,) each; `add_sample` says whose they are, before or afterwards."""
+        for column, values in zip(self._members, (offsets, sizes, checksums), strict=True):
+            column.frombytes(values.tobytes())
 
-    def end_sample(self, key: bytes, names: list[bytes], kind: Any) -> None:
-        """Make one row of the members added since the last call."""
+    def add_sample(self, key: bytes, names: Sequence[bytes], members: int, kind: Any) -> None:
+        """Add a row of the next so many members, files of these names first, with a label of this kind."""
         self._keys += key
         self._key_end.append(len(self._keys))
         for name in names:
             self._names += name
             self._name_end.append(len(self._names))
-        self._sample_member.append(len(self._members[0]))
+        self._sample_member.append(self._sample_member[-1] + members)
         self._sample_file.append(len(self._name_end))
         self._kind.append(self._number_kind(kind))
 
@@ -207,7 +210,7 @@ def _find_problem(index: ChunkIndex, tar_bytes: int) -> str | None:
     counts = np.diff(index.sample_member.astype(np.int64)) - np.diff(index.sample_file.astype(np.int64))
     if samples and (counts.min() < 1 or index.kind.max() >= len(index.kinds)):
         return "a sample has no label"
-    if np.isin(index.names, _FORBIDDEN_BYTES).any() or _has_dot_names(index):
+    if np.isin(index.names, np.frombuffer(_FORBIDDEN, dtype=np.uint8)).any() or _has_dot_names(index):
         return "a file name is empty, is . or .., or has a separator or a control character"
     return _find_stray_member(index, tar_bytes) if members else None
 
@@ -225,7 +228,7 @@ def _find_stray_member(index: ChunkIndex, tar_bytes: int) -> str | None:
 
 def is_file_name(name: bytes) -> bool:
     """Return whether the bytes can be an original file name: one component without control characters."""
-    return name not in (b"", b".", b"..") and not _FORBIDDEN.intersection(name)
+    return name not in (b"", b".", b"..") and len(name.translate(None, _FORBIDDEN)) == len(name)
 
 
 def _narrow(values: Any, dtypes: tuple[str, ...]) -> npt.NDArray[Any]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
 BLOCK = 512
 END = bytes(2 * BLOCK)
 """Two empty blocks: the end of a tar."""
@@ -13,6 +18,8 @@ _OWNER = b"0000000\0"
 _TIME = b"00000000000\0"
 _BLANK_CHECKSUM = b" " * 8
 _REST = b"0" + bytes(100) + b"ustar\x0000" + bytes(32 + 32) + _OWNER + _OWNER + bytes(155 + 12)
+_SIZE_FIELD = slice(124, 135)
+_CHECKSUM_FIELD = slice(148, 154)
 _FIXED_SUM = sum(_MODE + _OWNER + _OWNER + _TIME + _BLANK_CHECKSUM + _REST)
 
 
@@ -28,6 +35,40 @@ def header(name: bytes, size: int) -> bytes:
     field = b"%011o\0" % size if size < _MAX_OCTAL_SIZE else b"\x80" + size.to_bytes(11, "big")
     total = _FIXED_SUM + sum(name) + sum(field)
     return b"".join((name.ljust(100, b"\0"), _MODE, _OWNER, _OWNER, field, _TIME, b"%06o\0 " % total, _REST))
+
+
+def headers(
+    names: npt.NDArray[np.uint8],
+    suffixes: Sequence[bytes],
+    chosen: Sequence[int],
+    sizes: npt.NDArray[np.uint64],
+) -> npt.NDArray[np.uint8]:
+    """Return what `header` does for many members, uint8, shape (n, 512).
+
+    Args:
+        names: What their names begin with, all of one length, uint8, shape (n, length).
+        suffixes: What names end with.
+        chosen: Which of those each member's does, n numbers.
+        sizes: Bytes of the members, fewer than 8 GiB each, uint64, shape (n,).
+    """
+    length = names.shape[1]
+    blank = [header(bytes(length) + suffix, 0) for suffix in suffixes]
+    templates = np.frombuffer(b"".join(blank), dtype=np.uint8).reshape(-1, BLOCK)
+    found = templates[chosen]
+    digits = _octal(sizes, 11)
+    found[:, :length] = names
+    found[:, _SIZE_FIELD] = digits
+    # The sum of a template is that of its own name, and of a size of 0.
+    sums = np.array([int(text[_CHECKSUM_FIELD], 8) for text in blank])[chosen]
+    sums += names.sum(axis=1, dtype=np.int64) + digits.sum(axis=1, dtype=np.int64) - 11 * ord("0")
+    found[:, _CHECKSUM_FIELD] = _octal(sums, 6)
+    return found
+
+
+def _octal(numbers: npt.NDArray[np.int64] | npt.NDArray[np.uint64], digits: int) -> npt.NDArray[np.uint8]:
+    """Return the numbers' octal digits as text, uint8, shape (n, digits)."""
+    shifts = 3 * np.arange(digits - 1, -1, -1, dtype=np.int64)
+    return ((numbers.astype(np.int64)[:, None] >> shifts & 7) + ord("0")).astype(np.uint8)
 
 
 def padding(size: int) -> bytes:

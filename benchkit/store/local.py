@@ -15,6 +15,7 @@ from typing import BinaryIO
 from benchkit.errors import ObjectNotFoundError, StoreError, UsageError
 from benchkit.format.layout import is_object_name
 from benchkit.store.base import BLOCK_BYTES, ObjectInfo, Unfinished, check_name
+from benchkit.store.direct import DirectWriter
 from benchkit.store.locks import open_locked
 
 TEMPORARY = ".tmp"
@@ -32,7 +33,7 @@ class TemporaryFile:
     """
 
     path: Path
-    file: BinaryIO
+    file: BinaryIO | DirectWriter
     adopted: bool = False
 
 
@@ -100,8 +101,11 @@ class LocalStore:
                     (self.root / folder).rmdir()
 
     @contextmanager
-    def temporary(self) -> Iterator[TemporaryFile]:
+    def temporary(self, *, direct: bool = False) -> Iterator[TemporaryFile]:
         """Give a new file on the same disk; it is removed at the end unless `adopt` gave it a name.
+
+        Args:
+            direct: Write it past the page cache, as it is not read again soon.
 
         Raises:
             StoreError: It cannot be made, or the disk is full.
@@ -114,7 +118,7 @@ class LocalStore:
         if lock is None:
             raise StoreError(f"{path} is held by somebody else")
         with self._disk_full(path.name), lock:
-            temporary = TemporaryFile(path, lock.writer(BLOCK_BYTES))
+            temporary = TemporaryFile(path, DirectWriter(lock) if direct else lock.writer(BLOCK_BYTES))
             try:
                 yield temporary
             finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ import torch
 from benchkit.data.catalogue import list_versions
 from benchkit.data.pack import JOURNAL_FOLDER, PackProgress, PackReport
 from benchkit.data.shuffle import shuffle
-from benchkit.data.sources import FileFacts, read_source, stat_source
+from benchkit.data.sources import Source
 from benchkit.errors import DatasetError, LabelTypeError, SampleError, StallError
 from benchkit.format.digests import digest_key
 from benchkit.store.local import LocalStore
@@ -262,21 +263,38 @@ def test_a_file_that_changes_while_it_is_packed_is_named_and_a_rerun_goes_on(
     assert data == large.read_bytes()
 
 
+def test_a_file_that_is_replaced_while_its_label_is_made_is_named(many: Any, pack_small: Pack) -> None:
+    path = Path(many.files[123][0])
+
+    class Replaced(type(many)):  # type: ignore[misc]
+        def get_label_and_numeric_data(self, item: int) -> int:
+            if item == 123:
+                other = path.with_suffix(".new")
+                other.write_bytes(path.read_bytes())
+                os.utime(other, ns=(7, 7))  # neither size nor time tells it from the one before
+                other.replace(path)
+            return item
+
+    os.utime(path, ns=(7, 7))
+    with pytest.raises(SampleError, match=rf"sample 123: '{path}' changed while it was packed"):
+        pack_small(Replaced(many.files), workers=1)
+    assert pack_small(many).samples == len(many.files)
+
+
 def test_a_file_whose_size_is_not_what_it_holds_has_changed() -> None:
     with pytest.raises(SampleError, match=r"sample 4: '/proc/self/status' changed while it was packed"):
-        read_source(4, "/proc/self/status", FileFacts(0, 0), at_once=1 << 20)
+        read_all(Source(4, "/proc/self/status", keep_open=True))
 
 
+@pytest.mark.parametrize("keep_open", [True, False])
 @pytest.mark.parametrize("change", ["grow", "shrink", "rewrite", "touch", "replace"])
-def test_a_large_file_that_changes_while_its_blocks_are_read_is_named(tmp_path: Path, change: str) -> None:
+def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path, change: str, keep_open: bool) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(bytes(3 << 20))
     os.utime(path, ns=(1, 1))
-    facts = stat_source(7, str(path))
-    file = read_source(7, str(path), facts, at_once=0)
-    assert (file.name, file.size, facts) == (b"file.bin", 3 << 20, (3 << 20, 1))
-    blocks = iter(file.blocks)
-    next(blocks)
+    source = Source(7, str(path), keep_open=keep_open)
+    assert (source.name, source.size, source.facts) == (b"file.bin", 3 << 20, (3 << 20, 1))
+    assert source.readinto(memoryview(bytearray(1 << 20))) == 1 << 20
     if change in ("grow", "shrink"):
         os.truncate(path, (3 << 20) + (1 if change == "grow" else -1))
         os.utime(path, ns=(1, 1))
@@ -286,22 +304,47 @@ def test_a_large_file_that_changes_while_its_blocks_are_read_is_named(tmp_path: 
         os.utime(path, ns=(2, 2))
     else:
         other = tmp_path / "other"
-        other.write_bytes(bytes([1]) * (3 << 20))
+        other.write_bytes(bytes(3 << 20))
+        os.utime(other, ns=(1, 1))
         other.replace(path)
-    if change == "replace":
-        assert b"".join(blocks) == bytes(2 << 20)  # the open file is still the old one, and whole
-    else:
-        with pytest.raises(SampleError, match=rf"sample 7: '{path}' changed while it was packed"):
-            list(blocks)
+    with pytest.raises(SampleError, match=rf"sample 7: '{path}' changed while it was packed"):
+        source.readinto(memoryview(bytearray(2 << 20)))
+    source.close()
 
 
-def test_a_file_that_changed_before_its_blocks_are_read_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep_open", [True, False])
+def test_a_file_that_changed_before_it_is_read_is_named(tmp_path: Path, keep_open: bool) -> None:
     path = tmp_path / "file.bin"
-    path.write_bytes(bytes(3 << 20))
-    file = read_source(7, str(path), stat_source(7, str(path)), at_once=0)
+    path.write_bytes(bytes(100))
+    source = Source(7, str(path), keep_open=keep_open)
     os.utime(path, ns=(2, 2))
     with pytest.raises(SampleError, match="changed while it was packed"):
-        list(file.blocks)
+        read_all(source)
+
+
+def test_a_sample_of_very_many_files_is_packed(
+    tmp_path: Path, listed: type[Any], pack_small: Pack, staging: LocalStore, read_back: Callable[..., Any]
+) -> None:
+    paths = []
+    for number in range(300):
+        paths.append(tmp_path / f"{number}.bin")
+        paths[-1].write_bytes(b"%d" % number)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
+    try:
+        pack_small(listed([[str(path) for path in paths]]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    [(_, files)] = read_back(staging).values()
+    assert [data for _, data in files] == [b"%d" % number for number in range(300)]
+
+
+def read_all(source: Source) -> None:
+    """Read a source to its end, and close it."""
+    try:
+        source.readinto(memoryview(bytearray(source.size)))
+    finally:
+        source.close()
 
 
 def test_an_unreadable_file_is_named(listed: type[Any], pack_small: Pack) -> None:

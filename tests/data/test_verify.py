@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.making import MadeFile
 
 from benchkit.data.catalogue import find_version, publish, read_manifest
 from benchkit.data.pack import PackReport
 from benchkit.data.verify import VerifyProgress, verify
 from benchkit.errors import NotFoundError
 from benchkit.format import layout
-from benchkit.format.chunk import ChunkWriter, SourceFile
+from benchkit.format.chunk import ChunkWriter
 from benchkit.format.digests import digest_bytes
 from benchkit.format.labels import encode_label
 from benchkit.format.manifest import ChunkEntry, Manifest
@@ -159,9 +160,7 @@ def write_chunk(path: Path, samples: int) -> tuple[ChunkEntry, bytes]:
         writer = ChunkWriter(file, codec="none")
         for number in range(samples):
             data = b"data %d" % number
-            writer.add_sample(
-                b"key-%d" % number, [SourceFile(b"f.bin", len(data), (data,))], encode_label(number)
-            )
+            writer.add_sample(b"key-%d" % number, [MadeFile(b"f.bin", data)], encode_label(number))
         entry = writer.finish()
     return entry, path.read_bytes()
 

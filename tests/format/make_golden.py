@@ -1,6 +1,6 @@
 """Golden files: a small store written once, which every later version must read.
 
-    python tests/format/make_golden.py
+    PYTHONPATH=tests python tests/format/make_golden.py
 
 writes `golden/` anew. The plain tars must come out the same for ever; compressed bytes may differ with
 another libzstd, so the committed ones are only ever read. Run it when a new format gets golden files of its
@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from support.making import MadeFile
 
 from benchkit.format import layout
-from benchkit.format.chunk import ChunkWriter, Codec, SourceFile
+from benchkit.format.chunk import ChunkWriter, Codec
 from benchkit.format.labels import encode_label
 from benchkit.format.manifest import ChunkEntry, Manifest, encode_manifest, manifest_digest
 
@@ -85,7 +86,7 @@ def write_chunk(samples: tuple[GoldenSample, ...], *, codec: Codec) -> tuple[byt
     sink = io.BytesIO()
     writer = ChunkWriter(sink, codec=codec)
     for sample in samples:
-        files = [SourceFile(name.encode(), len(data), (data,)) for name, data in sample.files]
+        files = [MadeFile(name.encode(), data) for name, data in sample.files]
         writer.add_sample(sample.key.encode(), files, encode_label(sample.label))
     entry = writer.finish()
     return sink.getvalue(), entry

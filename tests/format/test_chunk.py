@@ -1,27 +1,30 @@
 """Laws of a chunk: a plain tar that every tool reads, the same bytes for the same samples, for ever."""
 
+import errno
 import io
 import json
 import random
 import subprocess
 import tarfile
+import time
 
 import numpy as np
 import pytest
 import safetensors.numpy
 import webdataset
 import zstandard
+from support.making import MadeFile
 from support.rows import read_rows
 
+from benchkit.format import tar
 from benchkit.format.chunk import (
     FRAME_BYTES,
     ChunkWriter,
-    SourceFile,
     file_extension,
-    sample_bytes,
     zstd_library,
 )
 from benchkit.format.digests import digest_bytes, digest_key
+from benchkit.format.index import decode_index
 from benchkit.format.labels import encode_label
 from benchkit.format.manifest import Manifest, encode_manifest
 
@@ -30,16 +33,12 @@ NOISE = random.Random(0).randbytes(11 << 20)  # nothing compresses it
 TEXT = b"one line like any other\n" * 500_000
 
 
-def write(samples, *, codec="auto", block_bytes=None):
+def write(samples, *, codec="auto"):
     """Return stored bytes and entry of a chunk of `(key, {name: contents}, label)`."""
     sink = io.BytesIO()
     writer = ChunkWriter(sink, codec=codec)
     for key, files, label in samples:
-        sources = []
-        for name, data in files.items():
-            step = block_bytes or max(1, len(data))
-            blocks = [memoryview(data)[start : start + step] for start in range(0, len(data), step)]
-            sources.append(SourceFile(name.encode(), len(data), blocks))
+        sources = [MadeFile(name.encode(), data) for name, data in files.items()]
         writer.add_sample(key.encode(), sources, encode_label(label))
     entry = writer.finish()
     return sink.getvalue(), entry
@@ -166,11 +165,62 @@ MIXED = [
 ]
 
 
+EDGES = (1 << 20, FRAME_BYTES, 9 << 20)  # what is taken whole, a frame, more than two of them
+SIZES = (0, 1, 511, 512, 513, *(edge + more for edge in EDGES for more in (-512, -1, 0, 1)))
+
+
 @pytest.mark.parametrize("codec", ["none", "zstd"])
-def test_how_the_bytes_arrive_does_not_matter(codec):
-    expected = write(MIXED, codec=codec)
-    for block_bytes in (1000, FRAME_BYTES - 1, FRAME_BYTES, FRAME_BYTES + 1):
-        assert write(MIXED, codec=codec, block_bytes=block_bytes) == expected
+@pytest.mark.parametrize("seed", range(6))
+def test_the_tar_is_its_members_one_after_the_other_whatever_their_sizes(codec, seed):
+    chosen = random.Random(seed)
+    samples = []
+    for number in range(30):
+        sizes = chosen.choices(SIZES, k=chosen.choice((0, 1, 1, 2, 5)))
+        files = {f"{n}.bin": NOISE[number : number + size] for n, size in enumerate(sizes)}
+        label = number if number % 3 else [np.arange(chosen.choice((0, 1 << 17, 1 << 20)), dtype=np.int8)]
+        samples.append((f"key {number}", files, label))
+    stored, entry = write(samples, codec=codec)
+    written = stored if codec == "none" else b"".join(frames_of(stored))
+    expected = []
+    for key, files, label in samples:
+        stem, encoded = digest_key(key.encode()).hex(), encode_label(label)
+        members = [(f"{n}.bin", data) for n, data in enumerate(files.values())]
+        members.append(("cls" if encoded.kind == "cls" else "json", encoded.text))
+        members += [(f"label.{n}.npy", data) for n, data in enumerate(encoded.arrays)]
+        for suffix, data in members:
+            name = f"{stem}.{suffix}".encode()
+            expected += [tar.header(name, len(data)), data, tar.padding(len(data))]
+    before = b"".join(expected)
+    assert written[: len(before)] == before
+    assert entry.index.tar_offset == len(before) + tar.BLOCK
+    end = entry.index.tar_offset + entry.index.tar_length
+    data = written[entry.index.tar_offset : end]
+    index = decode_index(data, tar_bytes=entry.tar_bytes, samples=30, what="it")
+    rows = read_rows(index, range(30), lambda start, length: written[start : start + length], what="it")
+    assert [[file.getvalue() for file in files or []] for _, files in rows] == [
+        list(files.values()) for _, files, _ in samples
+    ]
+
+
+def test_a_sink_that_fails_fails_the_writer():
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "full")
+
+    with ChunkWriter(Full(), codec="none") as writer, pytest.raises(OSError, match="full"):
+        writer.add_sample(b"k", [MadeFile(b"%d" % n, NOISE[: 5 << 20]) for n in range(3)], encode_label(0))
+
+
+def test_nothing_goes_to_the_sink_of_a_writer_that_was_left():
+    class Slow(io.BytesIO):
+        def write(self, data):
+            time.sleep(0.3)
+            return super().write(data)
+
+    sink = Slow()
+    with ChunkWriter(sink, codec="none") as writer:
+        writer.add_sample(b"k", [MadeFile(b"f", NOISE[: 5 << 20])], encode_label(0))
+    assert len(sink.getvalue()) == FRAME_BYTES
 
 
 def test_a_zstd_chunk_is_a_row_of_frames_and_the_index_has_one_to_itself():
@@ -221,9 +271,10 @@ def test_the_writer_knows_the_bytes_of_its_tar():
     expected = 0
     for key, files, label in MIXED:
         encoded = encode_label(label)
-        sources = [SourceFile(name.encode(), len(data), (data,)) for name, data in files.items()]
+        sources = [MadeFile(name.encode(), data) for name, data in files.items()]
         writer.add_sample(key.encode(), sources, encoded)
-        expected += sample_bytes([len(data) for data in files.values()], encoded)
+        members = (*files.values(), encoded.text, *encoded.arrays)
+        expected += sum(tar.BLOCK + tar.padded(len(data)) for data in members)
         assert writer.tar_bytes == expected
     assert writer.samples == len(MIXED)
     assert writer.finish().tar_bytes > expected
@@ -236,11 +287,11 @@ def test_a_chunk_without_samples_is_a_tar_with_an_index():
     assert entry.samples == 0
 
 
-@pytest.mark.parametrize("blocks", [[], [b"abc", b"d"], [b"ab"]])
-def test_a_file_that_is_not_of_its_size_is_an_error(blocks):
-    writer = ChunkWriter(io.BytesIO())
-    with pytest.raises(ValueError, match="a file of 3 bytes gave"):
-        writer.add_sample(b"k", [SourceFile(b"f", 3, blocks)], encode_label(0))
+@pytest.mark.parametrize("size", [3, 7 << 20])
+@pytest.mark.parametrize("given", [0, 2])
+def test_a_file_that_gives_fewer_bytes_than_its_size_is_an_error(size, given):
+    with ChunkWriter(io.BytesIO()) as writer, pytest.raises(ValueError, match=f"a file of {size} bytes gave"):
+        writer.add_sample(b"k", [MadeFile(b"f", bytes(given), size)], encode_label(0))
 
 
 def test_the_index_of_a_chunk_can_be_read_by_anyone(golden, make_chunk):

@@ -7,6 +7,7 @@ import pytest
 import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.making import member_columns
 from support.rows import read_rows
 
 from benchkit.errors import BenchKitError, DatasetError, FormatError
@@ -31,9 +32,9 @@ def build() -> tuple[bytes, bytes]:
     for key, names, label, files in SAMPLES:
         encoded = encode_label(label)
         for data in (*files, encoded.text, *encoded.arrays):
-            builder.add_member(len(body), len(data), checksum(data))
+            builder.add_members(*member_columns((len(body), len(data), checksum(data))))
             body += data
-        builder.end_sample(key.encode(), names, encoded.kind)
+        builder.add_sample(key.encode(), names, len(files) + 1 + len(encoded.arrays), encoded.kind)
     assert builder.samples == len(SAMPLES)
     return builder.encode(), bytes(body)
 
@@ -114,8 +115,8 @@ def test_the_library_of_safetensors_reads_it():
 def test_equal_kinds_are_stored_once():
     builder = IndexBuilder()
     for number in range(100):
-        builder.add_member(0, 0, 0)
-        builder.end_sample(b"%d" % number, [], {"tuple": "json"} if number % 2 else "cls")
+        builder.add_members(*member_columns((0, 0, 0)))
+        builder.add_sample(b"%d" % number, [], 1, {"tuple": "json"} if number % 2 else "cls")
     index = read(builder.encode(), samples=100)
     assert index.kinds == ("cls", {"tuple": "json"})
     assert index.kind.tolist() == [0, 1] * 50
@@ -123,8 +124,8 @@ def test_equal_kinds_are_stored_once():
 
 def test_numbers_beyond_32_bits_widen_their_column_alone():
     builder = IndexBuilder()
-    builder.add_member(5 << 30, 7, 1)
-    builder.end_sample(b"k", [], "cls")
+    builder.add_members(*member_columns((5 << 30, 7, 1)))
+    builder.add_sample(b"k", [], 1, "cls")
     index = read(builder.encode(), tar_bytes=6 << 30, samples=1)
     assert (index.member_offset.dtype, index.member_size.dtype) == (np.uint64, np.uint32)
     assert int(index.member_offset[0]) == 5 << 30
@@ -134,8 +135,8 @@ def test_numbers_beyond_32_bits_widen_their_column_alone():
 def test_undecodable_names_and_keys_come_back_as_they_are_on_disk():
     builder = IndexBuilder()
     for _ in range(2):
-        builder.add_member(0, 0, 0)
-    builder.end_sample(b"\xff/k", [b"\xfe.png"], "cls")
+        builder.add_members(*member_columns((0, 0, 0)))
+    builder.add_sample(b"\xff/k", [b"\xfe.png"], 2, "cls")
     index = read(builder.encode(), samples=1)
     assert index.key(0).encode("utf-8", "surrogateescape") == b"\xff/k"
     assert index.file_names(0)[0].encode("utf-8", "surrogateescape") == b"\xfe.png"
@@ -148,8 +149,8 @@ def test_an_index_without_samples_is_an_index():
 def test_kinds_that_no_reader_takes_are_not_written():
     builder = IndexBuilder()
     for number in range(3):
-        builder.add_member(0, 0, 0)
-        builder.end_sample(b"", [], {"dict": [[f"{number}" * (25 << 20), "float"], ["x", "json"]]})
+        builder.add_members(*member_columns((0, 0, 0)))
+        builder.add_sample(b"", [], 1, {"dict": [[f"{number}" * (25 << 20), "float"], ["x", "json"]]})
     with pytest.raises(DatasetError, match="3 samples have 3 combinations of types"):
         builder.encode()
 
@@ -159,8 +160,8 @@ def test_the_deepest_kind_is_read_again():
     for _ in range(64):
         kind = {"dict": [["a", kind], ["b", "json"]]}
     builder = IndexBuilder()
-    builder.add_member(0, 0, 0)
-    builder.end_sample(b"k", [], kind)
+    builder.add_members(*member_columns((0, 0, 0)))
+    builder.add_sample(b"k", [], 1, kind)
     assert read(builder.encode(), samples=1).kinds == (kind,)
 
 
@@ -174,9 +175,9 @@ def test_what_is_no_file_name_is_refused(name):
     assert not is_file_name(name)
     builder = IndexBuilder()
     for names in ([b"ok"], [name]):
-        builder.add_member(0, 0, 0)
-        builder.add_member(0, 0, 0)
-        builder.end_sample(b"k", names, "cls")
+        builder.add_members(*member_columns((0, 0, 0)))
+        builder.add_members(*member_columns((0, 0, 0)))
+        builder.add_sample(b"k", names, 2, "cls")
     with pytest.raises(FormatError, match=r"a file name is empty, is \. or \.\."):
         read(builder.encode(), samples=2)
 

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from support.making import member_columns
 from support.rows import read_rows
 
 from benchkit.errors import BenchKitError, CorruptError
@@ -25,9 +26,9 @@ def index_of(members, names, kind):
     """An index of one sample, whose members are these bytes one after the other."""
     builder, offset = IndexBuilder(), 0
     for data in members:
-        builder.add_member(offset, len(data), checksum(data))
+        builder.add_members(*member_columns((offset, len(data), checksum(data))))
         offset += len(data)
-    builder.end_sample(b"key", names, kind)
+    builder.add_sample(b"key", names, len(members), kind)
     body = b"".join(members)
     index = decode_index(builder.encode(), tar_bytes=len(body), samples=1, what="it")
     return index, lambda start, length: body[start : start + length]
@@ -99,10 +100,10 @@ def test_rows_come_in_the_order_asked_for_however_they_lie(golden, make_chunk, a
 
 def test_members_that_lie_apart_are_read_without_what_is_between():
     builder, body = IndexBuilder(), bytes(1 << 20) + b"5"
-    builder.add_member(len(body) - 1, 1, checksum(b"5"))
-    builder.end_sample(b"one", [], "cls")
-    builder.add_member(0, 3, checksum(bytes(3)))
-    builder.end_sample(b"two", [], "json")
+    builder.add_members(*member_columns((len(body) - 1, 1, checksum(b"5"))))
+    builder.add_sample(b"one", [], 1, "cls")
+    builder.add_members(*member_columns((0, 3, checksum(bytes(3)))))
+    builder.add_sample(b"two", [], 1, "json")
     index = decode_index(builder.encode(), tar_bytes=len(body), samples=2, what="it")
     lengths = []
 
@@ -140,9 +141,9 @@ def pairs():
         (b"c", b"", b"x"),
     ):
         for member in (data, label):
-            builder.add_member(len(body), len(member), checksum(member))
+            builder.add_members(*member_columns((len(body), len(member), checksum(member))))
             body += member + b"between"
-        builder.end_sample(name, [name], "cls")
+        builder.add_sample(name, [name], 2, "cls")
     return decode_index(builder.encode(), tar_bytes=len(body), samples=3, what="it"), body
 
 
