@@ -106,7 +106,8 @@ class SampleReader:
         if checksum(text) != self._checksum[member + 1]:
             raise self._corrupt(row, member + 1)
         file = MemberFile(data)
-        file.name = self._file_name(row)
+        letter = self._first_letter
+        file.name = self._letters[letter[row] : letter[row + 1]].decode("utf-8", "surrogateescape")
         label = decode_int(text)
         return self._decode_label(row, [text]) if label is None else label, [file]
 

@@ -265,14 +265,11 @@ def batch_positions(
     if not 0 <= index < count:
         raise UsageError(f"shard index {index} is outside 0..{count - 1}")
     real = min(batch_size * count, total - position)
-    first = (_turns(lanes) - position) % lanes
-    edge = _edges(np.maximum(0, (real - first + lanes - 1) // lanes))
-    places = np.arange(index * batch_size, (index + 1) * batch_size, dtype=np.int64)
-    sorted_places = places[places < real]
-    lane = np.searchsorted(edge, sorted_places, side="right") - 1
-    positions = (places - real) % total
-    positions[: len(lane)] = position + first[lane] + (sorted_places - edge[lane]) * lanes
-    return positions
+    steps = _sorted_steps(position % lanes, real, batch_size, index, lanes)
+    if len(steps) == batch_size:
+        return steps + position
+    padding = np.arange(max(0, index * batch_size - real), (index + 1) * batch_size - real, dtype=np.int64)
+    return np.concatenate([steps + position, padding % total])
 
 
 def count_batches(*, total: int, position: int, batch_size: int, count: int, drop: bool) -> int:
@@ -326,6 +323,29 @@ def _turns(lanes: int) -> Ints:
     turns = np.argsort(np.arange(1, lanes + 1, dtype=np.uint64) * np.uint64(_GOLDEN), kind="stable")
     turns.setflags(write=False)
     return turns
+
+
+@lru_cache(maxsize=64)
+def _sorted_steps(begin: int, real: int, batch_size: int, index: int, lanes: int) -> Ints:
+    """Return how far behind the start of a global batch its samples are, of one process's part.
+
+    Args:
+        begin: The start, modulo the lanes.
+        real: Real samples of the global batch.
+        batch_size: Samples that each process gets.
+        index: Which process.
+        lanes: Lanes of the order.
+
+    Returns:
+        Sorted by lane and step, (n,), read-only, at most `batch_size`.
+    """
+    first = (_turns(lanes) - begin) % lanes
+    edge = _edges(np.maximum(0, (real - first + lanes - 1) // lanes))
+    places = np.arange(index * batch_size, min((index + 1) * batch_size, real), dtype=np.int64)
+    lane = np.searchsorted(edge, places, side="right") - 1
+    steps: Ints = first[lane] + (places - edge[lane]) * lanes
+    steps.setflags(write=False)
+    return steps
 
 
 def _seed(*keys: int) -> int:
