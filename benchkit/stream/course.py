@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,7 @@ class Course:
         drop: Whether an incomplete last batch is left out.
         keep: Chunks that a reader keeps open between its batches.
         readers: Processes that read for this one; each begins early, and lets all go at its last batch.
+        steps: Batches from the start to the end.
     """
 
     epoch: int
@@ -60,22 +61,22 @@ class Course:
     drop: bool
     keep: int
     readers: int
+    steps: int = field(init=False)
 
-    @property
-    def stride(self) -> int:
-        """Samples of a global batch."""
-        return self.batch_size * self.shard.count
-
-    @property
-    def steps(self) -> int:
-        """Batches from the start to the end."""
-        return count_batches(
+    def __post_init__(self) -> None:
+        steps = count_batches(
             total=self.total,
             position=self.start,
             batch_size=self.batch_size,
             count=self.shard.count,
             drop=self.drop,
         )
+        object.__setattr__(self, "steps", steps)
+
+    @property
+    def stride(self) -> int:
+        """Samples of a global batch."""
+        return self.batch_size * self.shard.count
 
     @property
     def remainder(self) -> int:

@@ -211,6 +211,8 @@ class ChunkLoader(DataLoader[Any]):
 
     def _next(self, loaded: Iterator[LoadedBatch]) -> LoadedBatch | None:
         """Return the next batch as it comes, None behind the last."""
+        if not self.num_workers:
+            return next(loaded, None)
         with self._waiting_for(loaded):
             return next(loaded, None)
 
@@ -224,7 +226,9 @@ class ChunkLoader(DataLoader[Any]):
         prepare_folder()
         try:
             with self._waiting_for(loaded), self.batch_sampler.beginning(course):  # type: ignore[union-attr]
-                loaded = super().__iter__() if self.num_workers or self.pin_memory else self._load_here(course)
+                loaded = (
+                    super().__iter__() if self.num_workers or self.pin_memory else self._load_here(course)
+                )
             take_over(loaded)
             yield loaded
             self._whole = whole = True

@@ -170,6 +170,8 @@ class Order:
         Raises:
             UsageError: A position is outside 0 … N - 1, or the epoch is negative.
         """
+        if self.lanes == 1 and not self.shuffle and (visit := self._find_run(epoch, positions)):
+            return [visit]
         chunks, places, table = self._find(epoch, positions)
         changed = np.ones(len(chunks), dtype=bool)
         changed[1:] = chunks[1:] != chunks[:-1]
@@ -203,6 +205,23 @@ class Order:
         at = np.searchsorted(table.edge, along, side="right") - 1
         piece = table.piece[at]
         return line.chunk[piece], line.start[piece] + along - table.edge[at], table
+
+    def _find_run(self, epoch: int, positions: Ints) -> tuple[int, list[int]] | None:
+        """Return what `visits` does of neighbours in one chunk in written order; None is anything else."""
+        table, count = self._table(epoch), len(positions)
+        if not count or not 0 <= (first := int(positions[0])) <= self.total - count:
+            return None
+        at = int(table.edge.searchsorted(first, side="right")) - 1
+        last = first + count - 1
+        if (
+            last >= table.edge[at + 1]
+            or int(positions[-1]) != last
+            or (positions[1:] <= positions[:-1]).any()
+        ):
+            return None
+        piece = table.piece[at]
+        row = int(self._line.start[piece]) + first - int(table.edge[at])
+        return int(self._line.chunk[piece]), list(range(row, row + count))
 
     def _table(self, epoch: int) -> _EpochTable:
         if epoch < 0:

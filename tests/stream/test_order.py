@@ -244,6 +244,16 @@ def test_arguments_outside_their_bounds_are_refused(change, told):
         make(**{"rows": [3, 4]} | change)
 
 
+def test_in_written_order_any_positions_are_found_neighbours_or_not():
+    rows = [3, 0, 4, 1, 5]
+    order, every = make(rows, shuffle=False, lanes=1), everything(rows)
+    for start in range(len(every)):
+        for end in range(start, len(every) + 1):
+            assert visit(order, 0, np.arange(start, end)) == every[start:end]
+    for some in ([2, 0, 1], [0, 1, 1, 3], [4, 6, 5, 7], [12, 0], [3, 5], [9, 8], [5, 5]):
+        assert visit(order, 0, np.array(some)) == [every[position] for position in some]
+
+
 @pytest.mark.parametrize(
     ("epoch", "positions", "told"), [(-1, [0], "epoch -1"), (0, [7], "inside 0..6"), (0, [0, -1], "-1..0")]
 )
