@@ -19,6 +19,7 @@ _BLOCK_BYTES = 4096
 """Places in the file and in memory, and lengths, are multiples of it: enough for every common disk."""
 _BUFFER_BYTES = 1 << 20
 _DIRECT = getattr(os, "O_DIRECT", 0)
+_REFUSALS = {errno.EINVAL, errno.EOPNOTSUPP}
 
 
 class _Open(Protocol):
@@ -74,7 +75,7 @@ class DirectWriter:
             try:
                 written = os.write(self._file.fd, view)
             except OSError as error:
-                if error.errno != errno.EINVAL or not self._direct:
+                if error.errno not in _REFUSALS or not self._direct:
                     raise
                 self._write_cached()  # a file system that only then says that it cannot, or has larger blocks
                 continue
@@ -93,7 +94,7 @@ class DirectWriter:
         try:
             fcntl.fcntl(self._file.fd, fcntl.F_SETFL, flags & ~_DIRECT | direct)
         except OSError as error:
-            if error.errno != errno.EINVAL:
+            if error.errno not in _REFUSALS:
                 raise
             return False
         return True
