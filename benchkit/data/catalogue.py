@@ -38,10 +38,13 @@ def open_catalogue(store: Store, *, create: bool = False) -> None:
     Raises:
         FormatError: The marker is of a newer format, or not this project's.
     """
-    if store.stat(layout.MARKER_NAME):
-        layout.check_marker(store.read(layout.MARKER_NAME), url=store.url)
-    elif create:
-        store.write(layout.MARKER_NAME, layout.marker_bytes())
+    try:
+        marker = store.read(layout.MARKER_NAME)
+    except ObjectNotFoundError:
+        if create:
+            store.write(layout.MARKER_NAME, layout.marker_bytes())
+    else:
+        layout.check_marker(marker, url=store.url)
 
 
 def dataset_of(name: str) -> str | None:

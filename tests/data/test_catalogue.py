@@ -7,6 +7,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,12 +111,12 @@ def test_a_manifest_whose_bytes_were_wrong_on_the_way_is_read_once_more() -> Non
     class Flipping(MemoryStore):
         flips = 0
 
-        def read(self, name: str, *, start: int = 0, length: int | None = None) -> bytes:
-            data = super().read(name, start=start, length=length)
-            if "/versions/" in name and self.flips:
+        def stream(self, name: str) -> Iterator[bytes]:
+            data = b"".join(super().stream(name))
+            if self.flips:
                 self.flips -= 1
-                return data[:-1] + b"?"
-            return data
+                data = data[:-1] + b"?"
+            yield data
 
     store = Flipping()
     version, _ = publish(store, manifest(1))
@@ -123,6 +124,36 @@ def test_a_manifest_whose_bytes_were_wrong_on_the_way_is_read_once_more() -> Non
     assert read_manifest(store, version) == manifest(1)
     store.flips = 2
     with pytest.raises(CorruptError):
+        read_manifest(store, version)
+
+
+def test_a_version_is_looked_up_by_one_request_each_for_marker_list_and_manifest() -> None:
+    asked = []
+
+    class Asked(MemoryStore):
+        def __getattribute__(self, name: str) -> Any:
+            if name in ("read", "stat", "list", "stream"):
+                asked.append(name)
+            return super().__getattribute__(name)
+
+    store = Asked()
+    open_catalogue(store, create=True)
+    publish(store, manifest(1))
+    asked.clear()
+    open_catalogue(store)
+    assert read_manifest(store, find_version(store, "train")) == manifest(1)
+    assert asked == ["read", "list", "stream"]
+
+
+def test_a_manifest_that_is_too_large_is_read_no_further() -> None:
+    class Endless(MemoryStore):
+        def stream(self, name: str) -> Iterator[bytes]:
+            while True:
+                yield bytes(64 << 20)
+
+    store = Endless()
+    version, _ = publish(store, manifest(1))
+    with pytest.raises(FormatError, match="bytes; at most"):
         read_manifest(store, version)
 
 

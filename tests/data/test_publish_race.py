@@ -71,7 +71,7 @@ class Scripted:
         self.call(("delete", name))
 
     def stream(self, name: str) -> Iterator[bytes]:
-        raise NotImplementedError
+        yield self.read(name)
 
 
 class Objects(dict[str, tuple[bytes, int]]):
@@ -169,12 +169,12 @@ def publish_next(objects: Objects) -> Objects:
 @pytest.mark.parametrize(
     ("publishers", "empty", "states"),
     [
-        ([(A,), (B,)], Objects(), 200),
+        ([(A,), (B,)], Objects(), 150),
         ([(A,), (B,)], Stopped(), 100),
         ([(A,), (B, C)], Objects(), 2000),
         ([(B,), (A, C)], Objects(), 2000),
         ([(B,), (C, A)], Objects(), 2000),
-        pytest.param([(A, D), (B, C)], Objects(), 30_000, marks=pytest.mark.slow),
+        pytest.param([(A, D), (B, C)], Objects(), 20_000, marks=pytest.mark.slow),
     ],
 )
 def test_in_every_order_of_events_each_version_is_there_exactly_once(

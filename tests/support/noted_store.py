@@ -1,4 +1,4 @@
-"""A store that notes every fetch, in a file that all processes share, and can be slow about it."""
+"""A store that notes every fetch of a chunk, in a file that all processes share, and can be slow about it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchkit.format.layout import is_chunk_name
 from benchkit.store.local import LocalStore
 
 
 class NotedStore:
-    """A local store that appends the name of every object streamed to a file, and can be slow about it."""
+    """A local store that appends the name of every chunk streamed to a file, and can be slow about it."""
 
     def __init__(self, folder: Path, *, pause_seconds: float = 0.0, block_bytes: int = 1 << 20) -> None:
         self._inner = LocalStore(folder)
@@ -22,8 +23,9 @@ class NotedStore:
             setattr(self, method, getattr(self._inner, method))
 
     def stream(self, name: str) -> Iterator[bytes]:
-        with self._notes.open("a") as notes:
-            notes.write(name + "\n")
+        if is_chunk_name(name):
+            with self._notes.open("a") as notes:
+                notes.write(name + "\n")
         for block in self._inner.stream(name):
             for start in range(0, len(block), self._block_bytes):
                 time.sleep(self._pause_seconds)
