@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from benchkit.errors import CorruptError, FormatError, NotFoundError, ObjectNotFoundError, UsageError
@@ -38,13 +39,13 @@ def open_catalogue(store: Store, *, create: bool = False) -> None:
     Raises:
         FormatError: The marker is of a newer format, or not this project's.
     """
-    try:
+    marker = None
+    with suppress(ObjectNotFoundError):
         marker = store.read(layout.MARKER_NAME)
-    except ObjectNotFoundError:
-        if create:
-            store.write(layout.MARKER_NAME, layout.marker_bytes())
-    else:
+    if marker is not None:
         layout.check_marker(marker, url=store.url)
+    elif create:
+        store.write(layout.MARKER_NAME, layout.marker_bytes())
 
 
 def dataset_of(name: str) -> str | None:

@@ -114,6 +114,9 @@ class SampleReader:
     def _read_run(self, start: int, end: int, samples: list[Sample]) -> None:
         """Add the samples of the rows from `start` to before `end`."""
         data = self._read_members(start, self._first_member[start], self._first_member[end])
+        if self._are_pairs:
+            self._add_pairs(start, data, samples)
+            return
         first_member, first_file = self._first_member, self._first_file
         first_letter, letters = self._first_letter, self._letters
         only_ints = self._kinds == ("cls",)
@@ -136,6 +139,16 @@ class SampleReader:
                 label = self._decode_label(row, data[text:last])
             samples.append((label, files or None))
             begin = last
+
+    def _add_pairs(self, row: int, data: list[bytes], samples: list[Sample]) -> None:
+        """Add the samples of a file and an integer each that these members, from the row's first on, make."""
+        letters, ends = self._letters, self._first_letter
+        for content, text, begin, end in zip(data[::2], data[1::2], ends[row:], ends[row + 1 :]):  # noqa: B905
+            file = MemberFile(content)
+            file.name = letters[begin:end].decode("utf-8", "surrogateescape")
+            label = decode_int(text)
+            samples.append((self._decode_label(row, [text]) if label is None else label, [file]))
+            row += 1
 
     def _read_members(self, row: int, first: int, end: int) -> list[bytes]:
         """Return the bytes of the members from `first`, the row's first, to before `end`, checked."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import ssl
+import sys
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -85,12 +86,12 @@ class S3Client:
         *,
         expired: Any,
     ) -> dict[str, Any] | None:
-        client = None
+        client, handled = None, sys.exc_info()[1]
         try:
             client = self._connected(instead_of=expired)
             answer: dict[str, Any] = getattr(client, operation)(**parameters)
         except _failures() as error:
-            failure = _describe(error)
+            failure = _describe(error, handled=handled)
             if failure.code in expected:
                 return None
             if (
@@ -237,8 +238,13 @@ def _failures() -> tuple[type[Exception], ...]:
     return BotoCoreError, ClientError, ResponseParserError, HTTPError, http.client.HTTPException, OSError
 
 
-def _describe(error: BaseException) -> Failure:
-    """Return what is known of a failed request; an error of ours, met on the way, is raised as it is."""
+def _describe(error: BaseException, *, handled: BaseException | None = None) -> Failure:
+    """Return what is known of a failed request; an error of ours, met on the way, is raised as it is.
+
+    Args:
+        error: What the request raised.
+        handled: What was being handled when the request was made, which is no cause of its failure.
+    """
     from botocore.exceptions import ClientError  # noqa: PLC0415
     from urllib3.exceptions import ReadTimeoutError  # noqa: PLC0415
 
@@ -251,6 +257,8 @@ def _describe(error: BaseException) -> Failure:
             retry_after_seconds=float(after) if after.isdecimal() else None,
         )
     for cause in _causes(error):
+        if cause is handled:
+            break
         if isinstance(cause, StoreError):
             raise cause
         if isinstance(cause, ssl.SSLCertVerificationError):

@@ -94,7 +94,9 @@ def test_though_every_request_fails_once_the_upload_arrives_whole_and_each_costs
     proxy.inject(fault, where=first_time(), times=math.inf)
     remote.upload()
     remote.check_objects(whole=True)
-    faults = sum(request.fault is not None for request in proxy.requests)
+    # What says that there is no marker yet says so in its first line.
+    cut_for_nothing = [r for r in proxy.requests if r.fault and fault.stage == "download" and r.status == 404]
+    faults = sum(request.fault is not None for request in proxy.requests) - len(cut_for_nothing)
     assert faults >= (2 if fault.stage == "download" else CHUNKS + 3)
     assert len(proxy.requests) == undisturbed + faults
 

@@ -60,6 +60,18 @@ def proxy(swift_bucket: Bucket) -> Iterator[FaultProxy]:
         yield proxy
 
 
+def test_a_request_that_breaks_off_while_an_error_is_handled_is_made_again(
+    proxy: FaultProxy, swift_bucket: Bucket
+) -> None:
+    store = open_bucket(swift_bucket, proxy)
+    try:
+        store.read("missing")
+    except ObjectNotFoundError:
+        proxy.inject(Fault("request", "reset"), times=1)
+        assert store.read("a") == b"data"
+    assert sum(request.fault is not None for request in proxy.requests) == 1
+
+
 @pytest.fixture
 def no_keys(s3_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in KEYS:
