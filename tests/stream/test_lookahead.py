@@ -39,7 +39,7 @@ def loader(project):
 
 
 def threads() -> list[str]:
-    """Return the names of our threads but for the one that waits for checkpoints to send, once there were any."""
+    """Return the names of our threads, but for one that waits for checkpoints to send."""
     names = [thread.name for thread in threading.enumerate() if thread.name.startswith("benchkit")]
     return [name for name in names if not name.startswith("benchkit-upload")]
 
