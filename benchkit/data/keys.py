@@ -53,7 +53,7 @@ def default_key(paths: Sequence[str], index: int, root: KeyRoot) -> str:
     if not paths:
         return str(index)
     path = paths[0]
-    if path[:1] != "/" or "//" in path or "/." in path:
+    if "//" in path or "/." in path or path[:1] != "/":
         path = os.path.abspath(path)
     for prefix in root.prefixes:
         if path.startswith(prefix):
@@ -64,8 +64,3 @@ def default_key(paths: Sequence[str], index: int, root: KeyRoot) -> str:
 def repeat_key(key: str, repeat: int) -> str:
     """Return the key of the `repeat`-th sample that has a default key again; 0 is the first that has it."""
     return f"{key}#{repeat}" if repeat else key
-
-
-def key_bytes(key: str) -> bytes:
-    """Return the key as it is digested and stored: UTF-8, undecodable file names as they are on disk."""
-    return key.encode("utf-8", "surrogateescape")

@@ -6,12 +6,13 @@ are not read. Labels are made anew, for they can change while no file does.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
 
 from benchkit.data.samples import Samples
-from benchkit.data.sources import FileFacts, Source, source_name, stat_source
+from benchkit.data.sources import Source, source_name, stat_source
 from benchkit.format.digests import checksum, new_checksum
 from benchkit.format.index import ChunkIndex
 from benchkit.format.labels import EncodedLabel
@@ -23,12 +24,13 @@ BLOCK_BYTES = 1 << 20
 """Files are read in blocks of this size."""
 
 
-def digest_facts(paths: Sequence[str], facts: Sequence[FileFacts | Source]) -> int:
+def digest_facts(paths: Sequence[str], statuses: Sequence[os.stat_result]) -> int:
     """Return the facts of a row: the XXH3 checksum of its files' paths, sizes and times of change."""
     # A path has no null byte, so that no two rows of facts give the same bytes.
     text = b""
-    for path, fact in zip(paths, facts, strict=True):
-        text += b"%s\0%d %d\n" % (path.encode("utf-8", "surrogateescape"), fact.size, fact.mtime_ns)
+    for path, status in zip(paths, statuses, strict=True):
+        name = path.encode("utf-8", "surrogateescape")
+        text += b"%s\0%d %d\n" % (name, status.st_size, status.st_mtime_ns)
     return checksum(text)
 
 
@@ -79,13 +81,13 @@ class PackedRows:
             SampleError: A file cannot be read, or changes meanwhile; or the label cannot be made.
             LabelTypeError: The label is of a type that cannot be stored.
         """
-        facts = [stat_source(number, path) for path in paths]
+        found = [stat_source(number, path) for path in paths]
         sizes = self._sizes[self._first[row] : self._label[row]]
-        if [fact.size for fact in facts] != sizes or not self._has_names(row, number, paths):
+        if [status.st_size for status in found] != sizes or not self._has_names(row, number, paths):
             return False
         if not self._has_label(row, samples.label(number)):
             return False
-        digest = digest_facts(paths, facts)
+        digest = digest_facts(paths, found)
         if self._contents or digest != self._facts[row]:
             read = self._read_files(row, number, paths)
             if read is None:
@@ -111,8 +113,8 @@ class PackedRows:
             )
         )
 
-    def _read_files(self, row: int, number: int, paths: Sequence[str]) -> list[FileFacts] | None:
-        """Return the facts of the row's files as they were when they were read; None where one is another."""
+    def _read_files(self, row: int, number: int, paths: Sequence[str]) -> list[os.stat_result] | None:
+        """Return what the row's files were when they were read; None where one is another."""
         found = []
         for member, path in enumerate(paths, start=self._first[row]):
             source = Source(number, path, keep_open=True)
@@ -122,7 +124,7 @@ class PackedRows:
                     return None
             finally:
                 source.close()
-            found.append(source.facts)
+            found.append(source.status)
         return found
 
     def _checksum(self, source: Source) -> int:

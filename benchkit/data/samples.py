@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchkit.data.keys import KeyRoot, default_key, key_bytes, repeat_key
+from benchkit.data.keys import KeyRoot, default_key, repeat_key
 from benchkit.data.processor import ProcessorDataset
 from benchkit.errors import DatasetError, LabelTypeError, SampleError
 from benchkit.format.digests import digest_key
 from benchkit.format.labels import EncodedLabel, encode_label
 
 MAX_SAMPLES = (1 << 32) - 1
+
+_GROUP = 64
+"""So many samples' keys are looked at together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ class Samples:
         return paths
 
     def key(self, index: int, paths: Sequence[str], repeat: int = 0) -> bytes:
-        """Return the sample's key as it is stored.
+        """Return the sample's key as it is digested and stored: UTF-8, undecodable file names as on disk.
 
         Args:
             index: The sample.
@@ -96,7 +99,9 @@ class Samples:
             SampleError: `get_key` fails, or returns no text.
         """
         if not self.own_keys:
-            key = repeat_key(default_key(paths, index, self.root), repeat)
+            key = default_key(paths, index, self.root)
+            if repeat:
+                key = repeat_key(key, repeat)
         else:
             try:
                 key = self.dataset.get_key(index)
@@ -107,7 +112,7 @@ class Samples:
                     f"sample {index}: get_key returned {key!r:.60}; it returns a str, not empty"
                 )
         try:
-            return key_bytes(key)
+            return key.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError as error:
             raise SampleError(f"sample {index}: its key {key!r:.60} is no Unicode text: {error}") from error
 
@@ -124,17 +129,21 @@ class Samples:
         Raises:
             SampleError: A key is another one now, or a method of the dataset fails.
         """
-        # A view gives its numbers one by one, where a list would hold them all.
-        for index, repeat, check in zip(indices.data, repeats.data, checks.data, strict=True):
-            paths = self.paths(index)
-            key = self.key(index, paths, repeat)
-            digest = digest_key(key)
-            if int.from_bytes(digest[:4], "little") != check:
+        for start in range(0, len(indices), _GROUP):
+            group = slice(start, start + _GROUP)
+            asked = indices[group].tolist()
+            paths = list(map(self.paths, asked))
+            keys = list(map(self.key, asked, paths, repeats[group].tolist()))
+            digests = list(map(digest_key, keys))
+            found = np.frombuffer(b"".join(digests), dtype="<u4").reshape(-1, 4)[:, 0]
+            if (found != checks[group]).any():
+                wrong = int((found != checks[group]).argmax())
                 raise SampleError(
-                    f"sample {index}: its key is now {key.decode('utf-8', 'replace')!r:.200} and was another "
-                    "one before: get_file and get_key must return the same whenever they are called"
+                    f"sample {asked[wrong]}: its key is now {keys[wrong].decode('utf-8', 'replace')!r:.200} "
+                    "and was another one before: get_file and get_key must return the same whenever they are "
+                    "called"
                 )
-            yield index, key, digest, paths
+            yield from zip(asked, keys, digests, paths, strict=True)
 
     def label(self, index: int) -> EncodedLabel:
         """Return the sample's label as a chunk holds it.

@@ -17,16 +17,14 @@ _NAME_COLUMNS = 8
 
 def file_bytes(size: int) -> int:
     """Return the bytes that a file of this size takes in a tar."""
-    return tar.BLOCK + tar.padded(size)
+    return tar.BLOCK + size + -size % tar.BLOCK
 
 
 def overhead_bytes(key: bytes, names: Sequence[bytes], label: EncodedLabel) -> int:
     """Return the bytes that a sample takes in a chunk beside its files: label, and row of the index."""
-    columns = _SAMPLE_COLUMNS + _NAME_COLUMNS * len(names)
-    columns += _MEMBER_COLUMNS * (len(names) + 1 + len(label.arrays))
-    size = file_bytes(len(label.text)) + columns + len(key)
-    for name in names:
-        size += len(name)
-    for data in label.arrays:
+    _, text, arrays = label
+    columns = _SAMPLE_COLUMNS + _NAME_COLUMNS * len(names) + _MEMBER_COLUMNS * (len(names) + 1 + len(arrays))
+    size = file_bytes(len(text)) + columns + len(key) + len(b"".join(names))
+    for data in arrays:
         size += file_bytes(len(data))
     return size

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import NamedTuple
 
 from benchkit.errors import SampleError
 from benchkit.format.index import is_file_name
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe that has come there is not waited for
-
-
-class FileFacts(NamedTuple):
-    """What the file system says of a file: its size in bytes and when it was last written, in ns."""
-
-    size: int
-    mtime_ns: int
 
 
 def source_name(index: int, path: str) -> bytes:
@@ -25,8 +17,11 @@ def source_name(index: int, path: str) -> bytes:
     Raises:
         SampleError: It cannot be one, on another machine.
     """
+    text = path[path.rfind("/") + 1 :]
+    if text.isprintable() and text not in ("", ".", ".."):  # as most are; it is found at once
+        return text.encode()
     try:
-        name = path[path.rfind("/") + 1 :].encode("utf-8", "surrogateescape")
+        name = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise SampleError(f"sample {index}: {path!r} is no path: {error}") from error
     if not is_file_name(name):
@@ -37,8 +32,8 @@ def source_name(index: int, path: str) -> bytes:
     return name
 
 
-def stat_source(index: int, path: str) -> FileFacts:
-    """Return the facts of a file, which must be a regular one.
+def stat_source(index: int, path: str) -> os.stat_result:
+    """Return what the file system says of a file, which must be a regular one.
 
     Raises:
         SampleError: It is missing or no file, naming sample and path.
@@ -49,7 +44,7 @@ def stat_source(index: int, path: str) -> FileFacts:
         raise _cannot_read(index, path, error) from error
     if not stat.S_ISREG(status.st_mode):
         raise _no_file(index, path, status)
-    return FileFacts(status.st_size, status.st_mtime_ns)
+    return status
 
 
 class Source:
@@ -62,14 +57,14 @@ class Source:
 
     Attributes:
         name: The base name that it keeps in its chunk.
+        status: What the file system says of it; once all of it has been read, that must still be so.
         size: Its size in bytes.
-        mtime_ns: When it was last written, in ns. Both must still be so once all of it has been read.
 
     Raises:
         SampleError: It is missing or no file, naming sample and path.
     """
 
-    __slots__ = ("_descriptor", "_index", "_left", "_links", "_path", "mtime_ns", "name", "size")
+    __slots__ = ("_descriptor", "_index", "_left", "_path", "name", "size", "status")
 
     def __init__(self, index: int, path: str, *, keep_open: bool) -> None:
         self._index, self._path, self._descriptor = index, path, -1
@@ -86,13 +81,8 @@ class Source:
         if not stat.S_ISREG(status.st_mode):
             self.close()
             raise _no_file(index, path, status)
-        self.size, self.mtime_ns = status.st_size, status.st_mtime_ns
-        self._left, self._links = self.size, status.st_nlink
-
-    @property
-    def facts(self) -> FileFacts:
-        """What was found of it."""
-        return FileFacts(self.size, self.mtime_ns)
+        self.status = status
+        self.size = self._left = status.st_size
 
     def readinto(self, view: memoryview) -> int:
         """Fill a buffer with the next bytes, and return how many those are; the last read must be asked for.
@@ -126,11 +116,11 @@ class Source:
 
     def _check(self) -> None:
         """Raise an error unless the open file is what was looked at, and still has its name."""
-        status = os.fstat(self._descriptor)
+        status, told = os.fstat(self._descriptor), self.status
         if (
-            status.st_size != self.size
-            or status.st_mtime_ns != self.mtime_ns
-            or status.st_nlink < self._links
+            status.st_size != told.st_size
+            or status.st_mtime_ns != told.st_mtime_ns
+            or status.st_nlink < told.st_nlink
             or (not self.size and os.read(self._descriptor, 1))  # as files of /proc have
         ):
             raise self._changed()

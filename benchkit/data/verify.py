@@ -14,6 +14,7 @@ from benchkit.format.digests import digest_bytes
 from benchkit.format.index import ChunkIndex, decode_index
 from benchkit.format.layout import MARKER_NAME, chunks_prefix
 from benchkit.format.manifest import ChunkEntry, Manifest
+from benchkit.format.pairs import open_samples
 from benchkit.format.sample import SampleReader
 from benchkit.store.base import Store
 
@@ -174,7 +175,7 @@ def _check_samples(chunk: ChunkEntry, index: ChunkIndex, tar: int, what: str) ->
     def read(offset: int, length: int) -> bytes:
         return os.pread(tar, length, offset)
 
-    reader = SampleReader(index, read, what=what, name=index.name)
+    reader = open_samples(index, read, what=what, name=index.name)
     for row in chunk.live_rows().tolist():
         fault = _find_fault(reader, row)
         if fault:

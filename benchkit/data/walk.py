@@ -71,20 +71,20 @@ def walk_range(samples: Samples, indices: range) -> WalkedRange:
     Raises:
         SampleError: A sample cannot be packed: a file is missing, or a method of the dataset fails.
     """
-    digests = []
+    paths = list(map(samples.paths, indices))
+    digests = b"".join(map(digest_key, map(samples.key, indices, paths)))
     sizes = np.zeros(len(indices), dtype=np.uint64)
     source_bytes = 0
-    for row, index in enumerate(indices):
-        paths = samples.paths(index)
-        digests.append(digest_key(samples.key(index, paths)))
+    for row, (index, files) in enumerate(zip(indices, paths, strict=True)):
         total = 0
-        for path in paths:
-            source_name(index, path)
-            size = stat_source(index, path).size
+        for path in files:
+            if not path.isprintable():  # else it names a folder, or what can be stored
+                source_name(index, path)
+            size = stat_source(index, path).st_size
             total += file_bytes(size)
             source_bytes += size
         sizes[row] = total
-    return WalkedRange(start=indices.start, digests=b"".join(digests), sizes=sizes, source_bytes=source_bytes)
+    return WalkedRange(start=indices.start, digests=digests, sizes=sizes, source_bytes=source_bytes)
 
 
 class WalkBuilder:

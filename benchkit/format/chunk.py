@@ -11,6 +11,7 @@ import io
 import mmap
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -67,8 +68,14 @@ class SourceFile(Protocol):
 def file_extension(name: bytes) -> bytes:
     """Return the extension of a file's member: the last suffix in lower case if it is plain, else `bin`."""
     stem, _, suffix = name.rpartition(b".")
-    plain = stem and 1 <= len(suffix) <= 16 and suffix.isalnum()
+    plain = stem and len(suffix) <= 16 and suffix.isalnum()
     return suffix.lower() if plain else b"bin"
+
+
+@lru_cache(maxsize=1024)
+def _file_suffix(number: int, ending: bytes) -> bytes:
+    """Return what the name of a member ends with: a file by its number and the end of its original name."""
+    return b".%d.%s" % (number, file_extension(b"_" + ending))
 
 
 def zstd_library() -> str:
@@ -94,12 +101,10 @@ class ChunkWriter:
         self._used = 0
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[object] | None = None
-        # Members in the room whose headers are still to be written: whose, which suffix, where, how long.
+        # Members in the room whose headers are still to be written: whose, which suffix, where, how long, for
+        # each; samples and suffixes by their numbers.
+        self._members: list[int] = []
         self._digests: list[bytes] = []
-        self._owners: list[int] = []
-        self._chosen: list[int] = []
-        self._starts: list[int] = []
-        self._sizes: list[int] = []
         self._suffixes: dict[bytes, int] = {}
         self._tar_hasher = new_hasher()
         self._stored_hasher = new_hasher()
@@ -135,12 +140,12 @@ class ChunkWriter:
         names = []
         for number, file in enumerate(files):
             name = file.name
-            self._add_member(b".%d.%s" % (number, file_extension(name)), file.size, file.readinto)
             names.append(name)
+            self._add_member(_file_suffix(number, name[name.rfind(b".", 1) :]), file.size, file.readinto)
         kind, text, arrays = label
-        self._add_member(b".cls" if kind == "cls" else b".json", len(text), io.BytesIO(text).readinto)
+        self._add_data(b".cls" if kind == "cls" else b".json", text)
         for number, data in enumerate(arrays):
-            self._add_member(b".label.%d.npy" % number, len(data), io.BytesIO(data).readinto)
+            self._add_data(b".label.%d.npy" % number, data)
         self._index.add_sample(key, names, len(names) + 1 + len(arrays), kind)
         if self._used >= FRAME_BYTES:
             self._flush()
@@ -205,19 +210,27 @@ class ChunkWriter:
         """Read a member into its place; its header is made together with those of others, by `_seal`."""
         if size > _WHOLE_BYTES:
             self._add_large(suffix, size, readinto)
-            return
+        elif readinto(self._take_place(suffix, size)) != size:
+            raise _too_short(size)
+
+    def _add_data(self, suffix: bytes, data: bytes) -> None:
+        """Add a member of these bytes."""
+        if len(data) > _WHOLE_BYTES:
+            self._add_large(suffix, len(data), io.BytesIO(data).readinto)
+        else:
+            self._take_place(suffix, len(data))[:] = data
+
+    def _take_place(self, suffix: bytes, size: int) -> memoryview:
+        """Return where a member goes that fits into the room."""
         if self._used + size > FRAME_BYTES + _WHOLE_BYTES:
             self._flush()
         start = self._used + tar.BLOCK
         end = start + size
-        if readinto(self._room[start:end]) != size:
-            raise _too_short(size)
-        self._owners.append(len(self._digests) - 1)
-        self._chosen.append(self._suffixes.setdefault(suffix, len(self._suffixes)))
-        self._starts.append(start)
-        self._sizes.append(size)
-        self._used = end
-        self._put(tar.padding(size))
+        self._used = end + -size % tar.BLOCK
+        self._room[end : self._used] = bytes(self._used - end)
+        chosen = self._suffixes.setdefault(suffix, len(self._suffixes))
+        self._members += (len(self._digests) - 1, chosen, start, size)
+        return self._room[start:end]
 
     def _add_large(self, suffix: bytes, size: int, readinto: Callable[[memoryview], int]) -> None:
         """Add a member that need not fit into the room, a frame at a time."""
@@ -242,20 +255,17 @@ class ChunkWriter:
 
     def _seal(self) -> None:
         """Write the headers of the members that are in the room, and their rows of the index."""
-        if self._starts:
-            starts, sizes = np.array(self._starts), np.array(self._sizes, dtype=np.uint64)
+        if self._members:
+            owners, chosen, starts, sizes = np.array(self._members, dtype=np.uint64).reshape(-1, 4).T
             names = np.frombuffer(b"".join(self._digests).hex().encode(), dtype=np.uint8)
-            headers = tar.headers(
-                names.reshape(len(self._digests), -1)[self._owners], list(self._suffixes), self._chosen, sizes
-            )
+            names = names.reshape(len(self._digests), -1)[owners]
             blocks = np.frombuffer(self._room, dtype=np.uint8).reshape(-1, tar.BLOCK)
-            blocks[starts // tar.BLOCK - 1] = headers
-            room, places = self._room, zip(self._starts, self._sizes, strict=True)
+            blocks[starts // tar.BLOCK - 1] = tar.headers(names, list(self._suffixes), chosen, sizes)
+            room, places = self._room, zip(self._members[2::4], self._members[3::4], strict=True)
             checksums = np.array([checksum(room[at : at + size]) for at, size in places], dtype=np.uint64)
-            self._index.add_members((starts + self._tar_bytes).astype(np.uint64), sizes, checksums)
+            self._index.add_members(starts + np.uint64(self._tar_bytes), sizes, checksums)
+            self._members.clear()
         del self._digests[:-1]  # the last sample may have more members
-        for column in (self._owners, self._chosen, self._starts, self._sizes):
-            column.clear()
 
     def _flush(self) -> None:
         """Have a whole frame written, and go on in the other room with what is behind it."""

@@ -89,15 +89,13 @@ class IndexBuilder:
 
     def __init__(self) -> None:
         self._members = (array("Q"), array("Q"), array("Q"))
-        self._sample_member = array("I", [0])
-        self._sample_file = array("I", [0])
+        self._sample_members = array("I", [0])
+        self._sample_files = array("I", [0])
         self._kind = array("I")
         self._kinds: dict[bytes, int] = {}
-        self._last_kind: tuple[Any, int] | None = None
-        self._key_end = array("I")
-        self._name_end = array("I")
-        self._keys = bytearray()
-        self._names = bytearray()
+        self._last_kind: Any = None
+        self._keys: list[bytes] = []
+        self._names: list[bytes] = []
 
     @property
     def samples(self) -> int:
@@ -116,20 +114,16 @@ class IndexBuilder:
 
     def add_sample(self, key: bytes, names: Sequence[bytes], members: int, kind: Any) -> None:
         """Add a row of the next so many members, files of these names first, with a label of this kind."""
-        self._keys += key
-        self._key_end.append(len(self._keys))
-        for name in names:
-            self._names += name
-            self._name_end.append(len(self._names))
-        self._sample_member.append(self._sample_member[-1] + members)
-        self._sample_file.append(len(self._name_end))
-        self._kind.append(self._number_kind(kind))
-
-    def _number_kind(self, kind: Any) -> int:
-        """Return the number of a kind; the kind of the sample before is known without writing it again."""
-        if self._last_kind is None or self._last_kind[0] != kind:
-            self._last_kind = kind, self._kinds.setdefault(canonical.encode(kind), len(self._kinds))
-        return self._last_kind[1]
+        self._keys.append(key)
+        self._names += names
+        self._sample_members.append(members)
+        self._sample_files.append(len(names))
+        if kind == self._last_kind:
+            number = self._kind[-1]
+        else:
+            number = self._kinds.setdefault(canonical.encode(kind), len(self._kinds))
+            self._last_kind = kind
+        self._kind.append(number)
 
     def encode(self) -> bytes:
         """Return the index as it stands in the chunk.
@@ -141,13 +135,13 @@ class IndexBuilder:
             "member_offset": self._members[0],
             "member_size": self._members[1],
             "member_checksum": self._members[2],
-            "sample_member": self._sample_member,
-            "sample_file": self._sample_file,
+            "sample_member": np.cumsum(self._sample_members),
+            "sample_file": np.cumsum(self._sample_files),
             "kind": self._kind,
-            "key_end": self._key_end,
-            "name_end": self._name_end,
-            "keys": np.frombuffer(self._keys, dtype=np.uint8),
-            "names": np.frombuffer(self._names, dtype=np.uint8),
+            "key_end": _find_ends(self._keys),
+            "name_end": _find_ends(self._names),
+            "keys": np.frombuffer(b"".join(self._keys), dtype=np.uint8),
+            "names": np.frombuffer(b"".join(self._names), dtype=np.uint8),
         }
         kinds = [json.loads(kind) for kind in self._kinds]
         metadata = {"benchkit": "index", "format": INDEX_FORMAT, "kinds": kinds}
@@ -229,6 +223,11 @@ def _find_stray_member(index: ChunkIndex, tar_bytes: int) -> str | None:
 def is_file_name(name: bytes) -> bool:
     """Return whether the bytes can be an original file name: one component without control characters."""
     return name not in (b"", b".", b"..") and len(name.translate(None, _FORBIDDEN)) == len(name)
+
+
+def _find_ends(texts: Sequence[bytes]) -> npt.NDArray[np.int64]:
+    """Return where each ends when they stand one after the other, (n,)."""
+    return np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)))
 
 
 def _narrow(values: Any, dtypes: tuple[str, ...]) -> npt.NDArray[Any]:

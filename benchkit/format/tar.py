@@ -40,7 +40,7 @@ def header(name: bytes, size: int) -> bytes:
 def headers(
     names: npt.NDArray[np.uint8],
     suffixes: Sequence[bytes],
-    chosen: Sequence[int],
+    chosen: npt.NDArray[np.uint64],
     sizes: npt.NDArray[np.uint64],
 ) -> npt.NDArray[np.uint8]:
     """Return what `header` does for many members, uint8, shape (n, 512).
@@ -48,7 +48,7 @@ def headers(
     Args:
         names: What their names begin with, all of one length, uint8, shape (n, length).
         suffixes: What names end with.
-        chosen: Which of those each member's does, n numbers.
+        chosen: Which of those each member's does, uint64, shape (n,).
         sizes: Bytes of the members, fewer than 8 GiB each, uint64, shape (n,).
     """
     length = names.shape[1]

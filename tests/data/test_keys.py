@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchkit.data import ProcessorDataset
-from benchkit.data.keys import KeyRoot, default_key, key_bytes, repeat_key
+from benchkit.data.keys import KeyRoot, default_key, repeat_key
+from benchkit.data.samples import Samples
 from benchkit.errors import DatasetError
 
 
@@ -62,8 +63,9 @@ def test_the_nth_repeat_of_a_key_gets_its_number() -> None:
 
 
 def test_a_name_that_is_no_text_is_stored_as_on_the_disk() -> None:
-    assert key_bytes("a/\udcff.png") == b"a/\xff.png"
-    assert key_bytes("ü") == "ü".encode()
+    samples = Samples.of(Pair(), Path("/project"))
+    assert samples.key(0, ["/project/a/\udcff.png"]) == b"a/\xff.png"
+    assert samples.key(0, ["/project/ü"]) == "ü".encode()
 
 
 class Pair(ProcessorDataset):
