@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import io
 import os
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -33,7 +34,8 @@ class LockedFile:
 
     def close(self) -> None:
         """Let the file and its lock go; a second call does nothing."""
-        with _NO_FORK:
+        # When Python ends, its other threads have stopped where they were, with whatever locks they held.
+        with contextlib.nullcontext() if sys.is_finalizing() else _NO_FORK:
             if self._raw:
                 self._raw.close()
             fd, self.fd = self.fd, -1

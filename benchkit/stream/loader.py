@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -168,7 +169,9 @@ class ChunkLoader(DataLoader[Any]):
                             "make a loader for each of two passes at a time"
                         )
             finally:
-                opened.reader.let_go()
+                # When Python ends, files close by themselves; threads have stopped, and may have held locks.
+                if not sys.is_finalizing():
+                    opened.reader.let_go()
         self._set(epoch + 1, 0)
         self.report.warn_of_other_rows(opened.version.label)
 

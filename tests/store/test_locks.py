@@ -233,3 +233,25 @@ def test_every_thread_of_a_child_can_lock(path: Path) -> None:
         thread.join(10)
         os._exit(0 if locked == [True] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+ENDING = """
+import sys, threading
+from pathlib import Path
+from benchkit.store import locks
+
+def hold(path):
+    with locks.open_locked(path, shared=True):
+        yield
+
+holder = hold(Path(sys.argv[1]))
+next(holder)
+stopped = threading.Thread(target=locks._NO_FORK.acquire)
+stopped.start()
+stopped.join()
+"""
+
+
+def test_python_ends_although_a_thread_stopped_while_it_opened_or_closed_a_file(path: Path) -> None:
+    path.touch()
+    subprocess.run([sys.executable, "-c", ENDING, str(path)], check=True, timeout=30)

@@ -9,6 +9,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -179,6 +181,23 @@ def test_a_broken_off_pass_is_followed_by_a_clean_epoch():
     other = make()
     other.set_epoch(1)
     assert labels == labels_of(list(other))
+
+
+UNFINISHED = """
+import threading
+from benchkit import IterableChunk, LoaderOptions, get_dataset
+
+loader = get_dataset(IterableChunk, True, "numbers", 16, 0, loader=LoaderOptions(collate_fn=list))
+batches = iter(loader)
+next(batches)
+stopped = threading.Thread(target=loader.opened.reader._in_use.acquire)
+stopped.start()
+stopped.join()
+"""
+
+
+def test_python_ends_in_the_midst_of_a_pass_although_a_thread_stopped_with_the_reader_in_use():
+    subprocess.run([sys.executable, "-c", UNFINISHED], check=True, timeout=60)
 
 
 def test_two_loaders_at_once_do_not_share_state():
