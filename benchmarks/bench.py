@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ballast import Ballast
 from cases import Action, Case, Form, Place, write_job
 from data import COUNTS, make_dataset
 from objects import Objects
@@ -34,12 +35,21 @@ class Bench:
         folder: Where all data goes; what an earlier run has made there is used again.
         timeout_seconds: The longest that a process may take.
         objects: The object store, where a case reads from one.
+        ballast: What fills memory before each measurement; None leaves it as it is.
     """
 
-    def __init__(self, folder: Path, *, timeout_seconds: float, objects: Objects | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        timeout_seconds: float,
+        objects: Objects | None = None,
+        ballast: Ballast | None = None,
+    ) -> None:
         self._folder = folder
         self._timeout_seconds = timeout_seconds
         self._objects = objects
+        self._ballast = ballast
         self._sources: dict[str, tuple[Path, int]] = {}
         self._done: dict[Case, Record] = {}
         self._remotes: dict[tuple[str, str], str] = {}
@@ -155,6 +165,8 @@ class Bench:
         temporary = place.scratch / "tmp"
         temporary.mkdir(exist_ok=True)
         offline = {"HF_HOME": str(place.scratch / "hf"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        if self._ballast:
+            self._ballast.fill()
         place = replace(place, started=time.monotonic())
         figures = run_script(
             _JOB,

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ballast import Ballast
 from bench import Bench
 from cases import Case
 from objects import Objects, serve_objects
@@ -56,6 +57,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "machine": describe_machine(),
         "versions": versions_of({case.side for case in cases}),
         "skipped": skipped,
+        "filled_memory": arguments.fill_memory,
         "load_before": os.getloadavg()[0],
         "records": records,
     }
@@ -68,7 +70,10 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         objects = _serve(stack, latencies, skipped, arguments) if latencies else None
         if objects is None:
             cases = [case for case in cases if case.latency_ms is None]
-        bench = Bench(folder.absolute(), timeout_seconds=arguments.timeout, objects=objects)
+        ballast = Ballast(folder / "ballast") if arguments.fill_memory else None
+        if ballast:
+            stack.callback(ballast.remove)
+        bench = Bench(folder.absolute(), timeout_seconds=arguments.timeout, objects=objects, ballast=ballast)
         try:
             records.extend(bench.run(cases, repetitions=arguments.repetitions))
         except KeyboardInterrupt:
@@ -129,6 +134,11 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--kinds", default="ABC", help="which data, such as A or BC")
     parser.add_argument("--smoke", action="store_true", help="only the last case of each task and side")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument(
+        "--fill-memory",
+        action="store_true",
+        help="with page cache before each measurement (README.md says why)",
+    )
     parser.add_argument("--folder", type=Path, help="keep the data here for another run")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds that one process may take")
     parser.add_argument(

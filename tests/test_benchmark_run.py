@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -46,8 +47,8 @@ def run_smoke(folder: Path, tasks: tuple[str, ...], sides: tuple[str, ...]) -> t
     return json.loads((folder / f"{tasks[0]}.json").read_text()), (folder / f"{tasks[0]}.md").read_text()
 
 
-def load_processes():
-    spec = importlib.util.spec_from_file_location("benchmark_processes", BENCHMARKS / "processes.py")
+def load_module(name: str):
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -86,6 +87,7 @@ def test_ratios_are_those_of_one_repetition_and_errors_stand_in_their_row(tmp_pa
     records.append(record("litdata", 0, error="ValueError: a | b"))
     report = {"date": "", "machine": "", "load_before": 0.0, "load_after": 0.0, "scale": 1, "repetitions": 3}
     report |= {"versions": {}, "skipped": {"mosaicml": "pip install it"}, "records": records}
+    report["filled_memory"] = True
     (tmp_path / "report.json").write_text(json.dumps(report))
     text = run("report.py", tmp_path / "report.json").stdout
     ratios = "webdataset 50 | **2.00** (1.50-4.00) | slices 400 | **0.50** (0.25-0.75)"
@@ -93,6 +95,7 @@ def test_ratios_are_those_of_one_repetition_and_errors_stand_in_their_row(tmp_pa
     assert "| webdataset | 50 (50-200) **2.00** |  |" in text
     assert "| litdata |  | failed 1 time: ValueError: a / b |" in text
     assert "mosaicml is skipped: pip install it." in text
+    assert "load 0.0 before and 0.0 after, memory filled; scale 1" in text
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,7 @@ def test_ratios_are_those_of_one_repetition_and_errors_stand_in_their_row(tmp_pa
 def test_a_process_s_last_line_or_its_error_is_told(tmp_path, code, told):
     script = tmp_path / "script.py"
     script.write_text(code)
-    found = load_processes().run_script(
+    found = load_module("processes").run_script(
         script, "", environment={}, output=tmp_path / "output", timeout_seconds=60
     )
     assert told.items() <= found.items()
@@ -116,7 +119,7 @@ def test_a_process_that_hangs_is_killed_with_its_children(tmp_path):
     script, beat = tmp_path / "script.py", tmp_path / "beat"
     child = f"import time, pathlib\nwhile True: pathlib.Path({str(beat)!r}).touch(); time.sleep(0.01)"
     script.write_text(f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])")
-    found = load_processes().run_script(
+    found = load_module("processes").run_script(
         script, "", environment={}, output=tmp_path / "output", timeout_seconds=2
     )
     assert found["error"] == "not done after 2 s"
@@ -124,6 +127,17 @@ def test_a_process_that_hangs_is_killed_with_its_children(tmp_path):
     last = beat.stat().st_mtime_ns
     time.sleep(0.2)
     assert beat.stat().st_mtime_ns == last
+
+
+def test_ballast_takes_no_room_on_the_disk_and_is_read_once_at_most_where_memory_does_not_fill(tmp_path):
+    ballast = load_module("ballast").Ballast(tmp_path / "ballast", left_bytes=-1)
+    assert ballast._size == psutil.virtual_memory().total
+    ballast._size = 12 << 20
+    ballast.fill()
+    assert ballast._at == (16 << 20) % (12 << 20)
+    assert (tmp_path / "ballast").stat().st_blocks == 0
+    ballast.remove()
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.processes
