@@ -23,9 +23,22 @@ NEAR_BYTES = 16 << 10
 
 
 class MemberFile(io.BytesIO):
-    """A file of a sample: an in-memory binary file whose `name` is the original base name."""
+    """A file of a sample: an in-memory binary file whose `name` is the original base name.
 
-    name: str
+    Attributes:
+        stored_name: The name as the index has it; it is seldom asked for, and decoded when it is.
+    """
+
+    stored_name: bytes
+
+    @property
+    def name(self) -> str:
+        """The original base name."""
+        return decode_name(self.stored_name)
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self.stored_name = name.encode("utf-8", "surrogateescape")
 
 
 Sample = tuple[Any, list[MemberFile] | None]
@@ -56,21 +69,19 @@ class SampleReader:
         self._what = what
         self._name = name or "row {}".format
         self._kinds = index.kinds
+        self._letters = index.names.tobytes()
+        ends = index.member_offset[:-1].astype(np.uint64) + index.member_size[:-1]
+        self._near_bytes = near_bytes if (index.member_offset[1:] >= ends).all() else 0
+        self._hold(index)
+
+    def _hold(self, index: ChunkIndex) -> None:
+        """Keep what the index says of the rows."""
         self._kind = _column(index.kind)
         self._first_member = _column(index.sample_member)
         self._first_file = _column(index.sample_file)
         self._first_letter = _column(np.append(np.zeros(1, np.uint32), index.name_end))
-        self._letters = index.names.tobytes()
         self._offset, self._size = _column(index.member_offset), _column(index.member_size)
         self._checksum = _column(index.member_checksum)
-        ends = index.member_offset[:-1].astype(np.uint64) + index.member_size[:-1]
-        self._near_bytes = near_bytes if (index.member_offset[1:] >= ends).all() else 0
-        rows = np.arange(len(index.sample_file))
-        self._are_pairs = (
-            index.kinds == ("cls",)
-            and bool((index.sample_member == 2 * rows).all())
-            and bool((index.sample_file == rows).all())
-        )
 
     def read(self, rows: Sequence[int]) -> list[Sample]:
         """Return the samples of these rows, in any order; what stands next to each other is read together.
@@ -83,40 +94,13 @@ class SampleReader:
         first = 0
         for end, row in enumerate(rows, start=1):
             if end == len(rows) or rows[end] != row + 1:
-                if self._are_pairs and end == first + 1:
-                    samples.append(self._read_pair(row))
-                else:
-                    self._read_run(rows[first], row + 1, samples)
+                self._read_run(rows[first], row + 1, samples)
                 first = end
         return samples
-
-    def _read_pair(self, row: int) -> Sample:
-        """Return a sample of one file and an integer, as `_read_run` does, in half the time."""
-        member = 2 * row
-        start, size, label_size = self._offset[member], self._size[member], self._size[member + 1]
-        label_start = self._offset[member + 1]
-        length = label_start + label_size - start
-        if length <= 2 * self._near_bytes:
-            block = self._read(start, length)
-            data, text = block[:size], block[label_start - start :]
-        else:
-            data, text = self._read(start, size), self._read(label_start, label_size)
-        if checksum(data) != self._checksum[member]:
-            raise self._corrupt(row, member)
-        if checksum(text) != self._checksum[member + 1]:
-            raise self._corrupt(row, member + 1)
-        file = MemberFile(data)
-        letter = self._first_letter
-        file.name = self._letters[letter[row] : letter[row + 1]].decode("utf-8", "surrogateescape")
-        label = decode_int(text)
-        return self._decode_label(row, [text]) if label is None else label, [file]
 
     def _read_run(self, start: int, end: int, samples: list[Sample]) -> None:
         """Add the samples of the rows from `start` to before `end`."""
         data = self._read_members(start, self._first_member[start], self._first_member[end])
-        if self._are_pairs:
-            self._add_pairs(start, data, samples)
-            return
         first_member, first_file = self._first_member, self._first_file
         first_letter, letters = self._first_letter, self._letters
         only_ints = self._kinds == ("cls",)
@@ -128,27 +112,16 @@ class SampleReader:
             files = []
             for at in range(begin, text):
                 file = MemberFile(data[at])
-                name = letters[first_letter[number] : first_letter[number + 1]]
-                file.name = name.decode("utf-8", "surrogateescape")
+                file.stored_name = letters[first_letter[number] : first_letter[number + 1]]
                 files.append(file)
                 number += 1
             label = None
             if only_ints and last - text == 1:
                 label = decode_int(data[text])
             if label is None:
-                label = self._decode_label(row, data[text:last])
+                label = self._decode_label(row, self._kinds[self._kind[row]], data[text:last])
             samples.append((label, files or None))
             begin = last
-
-    def _add_pairs(self, row: int, data: list[bytes], samples: list[Sample]) -> None:
-        """Add the samples of a file and an integer each that these members, from the row's first on, make."""
-        letters, ends = self._letters, self._first_letter
-        for content, text, begin, end in zip(data[::2], data[1::2], ends[row:], ends[row + 1 :]):  # noqa: B905
-            file = MemberFile(content)
-            file.name = letters[begin:end].decode("utf-8", "surrogateescape")
-            label = decode_int(text)
-            samples.append((self._decode_label(row, [text]) if label is None else label, [file]))
-            row += 1
 
     def _read_members(self, row: int, first: int, end: int) -> list[bytes]:
         """Return the bytes of the members from `first`, the row's first, to before `end`, checked."""
@@ -168,9 +141,9 @@ class SampleReader:
             raise self._corrupt(row, first + wrong)
         return data
 
-    def _decode_label(self, row: int, members: list[bytes]) -> Any:
+    def _decode_label(self, row: int, kind: Any, members: list[bytes]) -> Any:
         text, *arrays = members
-        return decode_label(self._kinds[self._kind[row]], text, arrays, what=_Where(self, row))
+        return decode_label(kind, text, arrays, what=_Where(self, row))
 
     def describe(self, row: int) -> str:
         """Return how messages call a row."""
@@ -181,15 +154,18 @@ class SampleReader:
         while self._first_member[row + 1] <= member:
             row += 1
         file = self._first_file[row] + member - self._first_member[row]
-        noun = f"file {self._file_name(file)!r}" if file < self._first_file[row + 1] else "the label"
+        if file >= self._first_file[row + 1]:
+            return self._say_corrupt(row, None)
+        return self._say_corrupt(row, self._letters[self._first_letter[file] : self._first_letter[file + 1]])
+
+    def _say_corrupt(self, row: int, file_name: bytes | None) -> CorruptError:
+        """Return the error that names a file of a row, or its label, that is not what it was."""
+        noun = "the label"
+        if file_name is not None:
+            noun = f"file {decode_name(file_name)!r}"
         return CorruptError(
             f"{noun} of {self.describe(row)} is corrupt: its checksum is not the one in the chunk's index"
         )
-
-    def _file_name(self, number: int) -> str:
-        """Return the original base name of a file, by its number in the chunk."""
-        name = self._letters[self._first_letter[number] : self._first_letter[number + 1]]
-        return name.decode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +177,11 @@ class _Where:
 
     def __str__(self) -> str:
         return self.reader.describe(self.row)
+
+
+def decode_name(name: bytes) -> str:
+    """Return the original base name that an index has in these bytes."""
+    return name.decode("utf-8", "surrogateescape")
 
 
 def _column(values: npt.NDArray[Any]) -> memoryview:

@@ -16,8 +16,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,41 +62,56 @@ class _Line:
 
 @dataclass(frozen=True, slots=True)
 class _EpochTable:
-    """The pieces of an epoch in the order in which the lanes read them, lane after lane.
+    """Where an epoch finds positions: by the turn of their lane, and by the pieces as the lanes read them.
 
     Attributes:
-        piece: Which piece stands where, (pieces,).
-        edge: Where each begins when all lanes are laid end to end, and the end of the last, (pieces + 1,).
-        turn: How far into its first piece each lane starts, (lanes,).
+        begin: Where on the line the lane begins that is visited at each turn, (lanes,).
+        length: Samples of that lane, at least 1, (lanes,).
+        shift: How far into its first piece it starts, (lanes,).
+        end: Where each piece ends when all lanes are laid end to end, (pieces,).
+        chunk: The chunk of each piece, (pieces,).
+        offset: What is added to a place on the lanes to get the place in that chunk, (pieces,).
         row_seed: The seed of each chunk's permutation, (chunks,).
     """
 
-    piece: Ints
-    edge: Ints
-    turn: Ints
+    begin: Ints
+    length: Ints
+    shift: Ints
+    end: Ints
+    chunk: Ints
+    offset: Ints
     row_seed: Hashes
 
 
 class _Permutations:
-    """The permutations of rows used last, by their seeds, within a number of bytes."""
+    """The permutations of rows that were made last, by epoch and chunk, within a number of bytes."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
-        self._kept: OrderedDict[tuple[int, int], npt.NDArray[Any]] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int], memoryview] = OrderedDict()
 
-    def find(self, seed: int, rows: int) -> npt.NDArray[Any]:
-        """Return a permutation of 0 … rows - 1, (rows,), in the smallest unsigned integers that hold it."""
-        found = self._kept.get((seed, rows))
+    def find(self, epoch: int, chunk: int, seeds: Hashes, rows: Ints) -> memoryview:
+        """Return an epoch's permutation of a chunk's rows, in the smallest unsigned integers that hold it.
+
+        Args:
+            epoch: Number of the epoch.
+            chunk: Number of the chunk.
+            seeds: The seed of each chunk's permutation in that epoch, (chunks,).
+            rows: Live rows of each chunk, (chunks,).
+        """
+        key = epoch, chunk
+        found = self._kept.get(key)
         if found is None:
-            numbers = _pick(seed, np.arange(rows, dtype=np.int64))
-            found = np.argsort(numbers, kind="stable").astype(np.min_scalar_type(rows - 1))
-            self._kept[seed, rows] = found
+            count = int(rows[chunk])
+            numbers = _pick(int(seeds[chunk]), np.arange(count, dtype=np.int64))
+            found = np.argsort(numbers, kind="stable").astype(np.min_scalar_type(count - 1)).data
+            self._kept[key] = found
             self.used_bytes += found.nbytes
             while self.used_bytes > self.limit_bytes:
                 self.used_bytes -= self._kept.popitem(last=False)[1].nbytes
         else:
-            self._kept.move_to_end((seed, rows))
+            self._kept.move_to_end(key)
         return found
 
 
@@ -173,18 +186,17 @@ class Order:
         if self.lanes == 1 and not self.shuffle and (visit := self._find_run(epoch, positions)):
             return [visit]
         chunks, places, table = self._find(epoch, positions)
-        changed = np.ones(len(chunks), dtype=bool)
-        changed[1:] = chunks[1:] != chunks[:-1]
-        starts = changed.nonzero()[0]
-        found, edges, rows = chunks[starts], [*starts.tolist(), len(chunks)], places.tolist()
-        keys = zip(found.tolist(), table.row_seed[found].tolist(), self.rows[found].tolist(), strict=True)
-        visits = []
-        for (chunk, seed, length), (start, end) in zip(keys, pairwise(edges), strict=True):
-            here = rows[start:end]
-            if self.shuffle:
-                permutation = self._permutations.find(seed, length).data  # whose numbers take less to get
-                here = [permutation[place] for place in here]
-            visits.append((chunk, here))
+        shuffle, find = self.shuffle, self._permutations.find
+        visits: list[tuple[int, list[int]]] = []
+        last = -1
+        for chunk, place in zip(chunks.tolist(), places.tolist(), strict=True):
+            if chunk != last:
+                here: list[int] = []
+                visits.append((chunk, here))
+                last = chunk
+                if shuffle:
+                    permutation = find(epoch, chunk, table.row_seed, self.rows)
+            here.append(permutation[place] if shuffle else place)
         return visits
 
     def chunks(self, epoch: int, positions: Ints) -> Ints:
@@ -199,29 +211,21 @@ class Order:
             spread = f"{positions.min()}..{positions.max()}"
             raise UsageError(f"positions {spread} are not inside 0..{line.total - 1}")
         step, turn = np.divmod(positions, self.lanes)
-        lane = line.visits[turn]
-        begin = line.lane_edge[lane]
-        along = begin + (step + table.turn[lane]) % (line.lane_edge[lane + 1] - begin)
-        at = np.searchsorted(table.edge, along, side="right") - 1
-        piece = table.piece[at]
-        return line.chunk[piece], line.start[piece] + along - table.edge[at], table
+        along = table.begin[turn] + (step + table.shift[turn]) % table.length[turn]
+        at = table.end.searchsorted(along, side="right")
+        return table.chunk[at], along + table.offset[at], table
 
     def _find_run(self, epoch: int, positions: Ints) -> tuple[int, list[int]] | None:
         """Return what `visits` does of neighbours in one chunk in written order; None is anything else."""
         table, count = self._table(epoch), len(positions)
         if not count or not 0 <= (first := int(positions[0])) <= self.total - count:
             return None
-        at = int(table.edge.searchsorted(first, side="right")) - 1
+        at = int(table.end.searchsorted(first, side="right"))
         last = first + count - 1
-        if (
-            last >= table.edge[at + 1]
-            or int(positions[-1]) != last
-            or (positions[1:] <= positions[:-1]).any()
-        ):
+        if last >= table.end[at] or int(positions[-1]) != last or (positions[1:] <= positions[:-1]).any():
             return None
-        piece = table.piece[at]
-        row = int(self._line.start[piece]) + first - int(table.edge[at])
-        return int(self._line.chunk[piece]), list(range(row, row + count))
+        row = first + int(table.offset[at])
+        return int(table.chunk[at]), list(range(row, row + count))
 
     def _table(self, epoch: int) -> _EpochTable:
         if epoch < 0:
@@ -242,9 +246,16 @@ class Order:
         edge = _edges(length)
         # A lane without samples has no first piece: it takes any length, and no position ever asks for it.
         first = np.searchsorted(edge, line.lane_edge[:-1], side="right") - 1
-        turn = np.append(length, 0)[first] * np.arange(self.lanes, dtype=np.int64) // self.lanes
-        row_seed = _pick(_seed(self.seed, _ROWS, epoch), np.arange(len(self.rows), dtype=np.int64))
-        return _EpochTable(piece, edge, turn, row_seed)
+        shift = np.append(length, 0)[first] * np.arange(self.lanes, dtype=np.int64) // self.lanes
+        return _EpochTable(
+            begin=line.lane_edge[line.visits],
+            length=np.maximum(1, np.diff(line.lane_edge))[line.visits],
+            shift=shift[line.visits],
+            end=edge[1:],
+            chunk=line.chunk[piece],
+            offset=line.start[piece] - edge[:-1],
+            row_seed=_pick(_seed(self.seed, _ROWS, epoch), np.arange(len(self.rows), dtype=np.int64)),
+        )
 
 
 def lane_order(lanes: int) -> Ints:

@@ -19,6 +19,7 @@ from benchkit.errors import CorruptError, DatasetError
 from benchkit.format.digests import digest_bytes
 from benchkit.format.index import ChunkIndex, decode_index
 from benchkit.format.manifest import Manifest
+from benchkit.format.pairs import open_samples
 from benchkit.format.sample import ReadRange, Sample, SampleReader
 from benchkit.store.base import Store
 from benchkit.stream.cache import TIMEOUT_SECONDS, ChunkCache
@@ -29,19 +30,19 @@ from benchkit.stream.open_chunk import OpenChunk
 from benchkit.stream.patience import call_patiently
 
 AT_ONCE_BYTES = 4 << 20
-"""Rows of a chunk are read so many at once that they have about these bytes together."""
+"""So many rows are read at once that they have about these bytes together."""
 
 _HEAP_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A chunk in use: cached tar, what reads it, live rows (None: all are), and how many are read at once."""
+    """A chunk in use: cached tar, what reads it, live rows (None: all are), and about how long a row is."""
 
     tar: OpenChunk
     samples: SampleReader
     live: npt.NDArray[np.int64] | None
-    at_once: int
+    row_bytes: float
 
 
 class ChunkReader:
@@ -101,14 +102,38 @@ class ChunkReader:
         Raises:
             CorruptError: A chunk is corrupt in the store too: it was fetched again once.
         """
-        found = self._read_early(visits) if early else {}
-        for number, (chunk, live_rows) in enumerate(visits):
-            done = 0
-            while done < len(live_rows):
-                samples = found.get(number) or self._read_some(chunk, live_rows, done)
-                done += len(samples)
-                self.rows_read += len(samples)
-                yield samples
+        start = 0
+        for number, samples in (self._read_early(visits) if early else {}).items():
+            yield from self._read_opened(visits[start:number])
+            self.rows_read += len(samples)
+            yield samples
+            start = number + 1
+        yield from self._read_opened(visits[start:])
+
+    def _read_opened(self, visits: Sequence[Visit]) -> Iterator[list[Sample]]:
+        """Yield the samples of the visits out of the cache."""
+        waiting = [*reversed(visits)]
+        while waiting:
+            samples: list[Sample] = []
+            left: float = AT_ONCE_BYTES
+            with self._used():
+                while waiting and left > 0:
+                    chunk, rows = waiting.pop()
+                    opened = self._open(chunk)
+                    if len(rows) * opened.row_bytes > left:
+                        most = max(1, int(left / opened.row_bytes))
+                        waiting.append((chunk, rows[most:]))
+                        rows = rows[:most]
+                    left -= len(rows) * opened.row_bytes
+                    try:
+                        samples += opened.samples.read(
+                            rows if opened.live is None else opened.live[rows].tolist()
+                        )
+                    except CorruptError as error:
+                        self._discard(chunk, error)
+                        waiting.append((chunk, rows))
+            self.rows_read += len(samples)
+            yield samples
 
     def _read_early(self, visits: Sequence[Visit]) -> dict[int, list[Sample]]:
         """Return samples of chunks that are not in the cache, by the numbers of their visits."""
@@ -137,20 +162,8 @@ class ChunkReader:
 
         index = self._decode_index(read, chunk)
         rows = entry.live_rows()[live_rows].tolist() if entry.dead else live_rows
-        reader = SampleReader(index, read, what=self.describe_chunk(chunk), near_bytes=EARLY_NEAR_BYTES)
+        reader = open_samples(index, read, what=self.describe_chunk(chunk), near_bytes=EARLY_NEAR_BYTES)
         return reader.read(rows)
-
-    def _read_some(self, chunk: int, live_rows: Sequence[int], start: int) -> list[Sample]:
-        with self._used():
-            while True:
-                opened = self._open(chunk)
-                rows = live_rows[start : start + opened.at_once]
-                if opened.live is not None:
-                    rows = opened.live[rows].tolist()
-                try:
-                    return opened.samples.read(rows)
-                except CorruptError as error:
-                    self._discard(chunk, error)
 
     def describe(self, chunk: int, live_row: int) -> str:
         """Return a row as people look for it: key, original files, chunk, dataset and version."""
@@ -235,10 +248,9 @@ class ChunkReader:
             except CorruptError as error:
                 self._give_back(tar, chunk, error)
             else:
-                samples = SampleReader(index, tar.read, what=self.describe_chunk(chunk))
+                samples = open_samples(index, tar.read, what=self.describe_chunk(chunk))
                 live = entry.live_rows() if entry.dead else None
-                at_once = max(1, AT_ONCE_BYTES * entry.samples // entry.tar_bytes)
-                return _Opened(tar, samples, live, at_once)
+                return _Opened(tar, samples, live, entry.tar_bytes / entry.samples)
 
     def _decode_index(self, read: ReadRange, chunk: int) -> ChunkIndex:
         entry, what = self._manifest.chunks[chunk], self.describe_chunk(chunk)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
+from operator import length_hint
 
 import numpy as np
 import numpy.typing as npt
@@ -141,8 +143,9 @@ class Source:
         self._opened: OpenedVersion | None = None
         self._epoch = 0
         self._positions: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self._handed = 0
         self._early = False
+        self._read = 0
+        self._waiting: Iterator[Sample] = iter(())
 
     def open(self, *, digest: str | None = None) -> OpenedVersion:
         """Return the version, looked up at the first call; another digest looks it up again."""
@@ -157,25 +160,30 @@ class Source:
 
     def assign(self, epoch: int, positions: npt.NDArray[np.int64], *, early: bool = False) -> None:
         """Say which positions of which epoch the next `samples()` yields, and whether it may read early."""
-        self._epoch, self._positions, self._handed, self._early = epoch, positions, 0, early
+        self._epoch, self._positions, self._early = epoch, positions, early
+        self._read, self._waiting = 0, iter(())
 
     @property
     def handed(self) -> npt.NDArray[np.int64]:
         """The assigned positions that have been handed out, (n,), int64."""
-        return self._positions[: self._handed]
+        return self._positions[: self._read - length_hint(self._waiting)]
 
     def samples(self) -> Iterator[Sample]:
-        """Yield label and files of each assigned sample; `handed` grows as they go out."""
+        """Return an iterator over label and files of each assigned sample; `handed` grows as they go out."""
+        return chain.from_iterable(self._read_on())
+
+    def _read_on(self) -> Iterator[Iterator[Sample]]:
+        """Yield the samples as they are read, some at a time, each time as an iterator that is counted."""
         opened = self.open()
         visits = opened.order.visits(self._epoch, self._positions)
         for samples in opened.reader.read(visits, early=self._early):
-            for sample in samples:
-                self._handed += 1
-                yield sample
+            self._read += len(samples)
+            self._waiting = iter(samples)
+            yield self._waiting
 
     def rest(self) -> npt.NDArray[np.int64]:
         """Return the assigned positions that have not been handed out."""
-        return self._positions[self._handed :]
+        return self._positions[len(self.handed) :]
 
     def describe_last(self) -> str:
         """Return the sample that was handed out last, as people look for it."""

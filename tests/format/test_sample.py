@@ -1,6 +1,9 @@
 """Laws of samples: a member reaches the user whole and checked, or not at all."""
 
+import copy
 import io
+import os
+import pickle
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from benchkit.errors import BenchKitError, CorruptError
 from benchkit.format.digests import checksum
 from benchkit.format.index import IndexBuilder, decode_index
 from benchkit.format.labels import encode_label
-from benchkit.format.sample import NEAR_BYTES, MemberFile, SampleReader
+from benchkit.format.sample import MemberFile, SampleReader
 
 
 def damaged(chunk, offset):
@@ -44,6 +47,18 @@ def test_a_file_is_a_binary_file_with_its_original_name():
     assert Image.open(file).size == (3, 2)
     assert file.seek(0) == 0
     assert file.read() == picture.getvalue()
+
+
+def test_a_file_keeps_any_name_and_its_place_when_it_is_pickled():
+    index, read = index_of([b"12345", b"0"], [b"not \xff utf-8"], "cls")
+    ((_, (file,)),) = read_rows(index, [0], read, what="it")
+    assert os.fsencode(file.name) == b"not \xff utf-8"
+    file.seek(2)
+    again = pickle.loads(pickle.dumps(file))  # noqa: S301
+    assert (again.name, again.read()) == (file.name, b"345")
+    again.name = "other.bin"
+    assert copy.copy(again).name == again.name == "other.bin"
+    assert not hasattr(MemberFile(b""), "name")
 
 
 def test_a_sample_without_files_has_none():
@@ -129,53 +144,6 @@ def test_a_reader_holds_little_of_the_index_and_calls_rows_by_their_numbers(gold
     )
     with pytest.raises(CorruptError, match="of row 0 of chunk 7 is corrupt"):
         reader.read([0])
-
-
-@pytest.fixture
-def pairs():
-    """The index and the bytes of three samples of a file and a label; the last label is no number."""
-    builder, body = IndexBuilder(), b""
-    for name, data, label in (
-        (b"a", b"small", b"5"),
-        (b"b", bytes(NEAR_BYTES * 2), b"-7"),
-        (b"c", b"", b"x"),
-    ):
-        for member in (data, label):
-            builder.add_members(*member_columns((len(body), len(member), checksum(member))))
-            body += member + b"between"
-        builder.add_sample(name, [name], 2, "cls")
-    return decode_index(builder.encode(), tar_bytes=len(body), samples=3, what="it"), body
-
-
-def test_samples_of_a_file_and_a_number_come_one_by_one_as_they_come_together(pairs):
-    index, body = pairs
-    lengths = []
-
-    def read(start, length):
-        lengths.append(length)
-        return body[start : start + length]
-
-    together = read_rows(index, [0, 1], read, what="it")
-    lengths.clear()
-    alone = read_rows(index, [1, 0], read, what="it")
-    for one, other in zip(together, reversed(alone), strict=True):
-        assert one[0] == other[0]
-        assert (one[1][0].name, one[1][0].read()) == (other[1][0].name, other[1][0].read())
-    assert [label for label, _ in alone] == [-7, 5]
-    assert lengths == [2 * NEAR_BYTES, 2, len(b"small" + b"between" + b"5")]
-    with pytest.raises(BenchKitError, match="the label of sample 'c' of it has 'x' where its kind says int"):
-        read_rows(index, [2], read, what="it")
-
-
-@pytest.mark.parametrize(
-    ("row", "member", "what"), [(0, 0, "file 'a'"), (0, 1, "the label"), (1, 3, "the label")]
-)
-def test_a_flipped_bit_in_a_sample_that_is_read_alone_is_an_error_that_names_it(pairs, row, member, what):
-    index, body = pairs
-    tar = bytearray(body)
-    tar[int(index.member_offset[member])] ^= 1
-    with pytest.raises(CorruptError, match=f"{what} of sample '{'ab'[row]}' of it is corrupt: its checksum"):
-        read_rows(index, [row], lambda start, length: bytes(tar[start : start + length]), what="it")
 
 
 LABEL = encode_label([np.zeros(2), np.ones(2)])

@@ -1,0 +1,92 @@
+"""Laws of a chunk reader: rows come in the order asked for, few at a time, right or as an error."""
+
+from __future__ import annotations
+
+import pytest
+from support.making import content, publish_samples
+from support.noted_store import NotedStore
+
+from benchkit.data.catalogue import find_version, read_manifest
+from benchkit.errors import CorruptError
+from benchkit.stream.cache import ChunkCache
+from benchkit.stream.reader import ChunkReader
+
+PER_CHUNK, SIZE = 10, 5000
+VISITS = [(2, [7, 1]), (0, [9]), (3, [5, 6, 0]), (2, [0])]
+LABELS = [27, 21, 9, 35, 36, 30, 20]
+
+
+@pytest.fixture
+def reader(project):
+    """A reader of 40 samples in four chunks, whose store notes which chunks are fetched."""
+    publish_samples(project, "numbers", 40, per_chunk=PER_CHUNK, codec="none", size=SIZE)
+    store = NotedStore(project / "store")
+    version = find_version(store, "numbers")
+    return ChunkReader(
+        store=store,
+        cache=ChunkCache(folder=project / "cache", limit_bytes=1 << 30),
+        manifest=read_manifest(store, version),
+        version=version,
+        keep=4,
+    )
+
+
+def damage(reader, label):
+    """Flip a bit of a sample in the cached tar of its chunk."""
+    with reader.fetch(label // PER_CHUNK) as tar:
+        data = bytearray(tar.path.read_bytes())
+        data[data.index(content(label, SIZE)) + SIZE - 1] ^= 1
+        tar.path.chmod(0o600)
+        tar.path.write_bytes(data)
+
+
+def labels(samples):
+    for label, (file,) in samples:
+        assert file.read() == content(label, SIZE)
+    return [label for label, _ in samples]
+
+
+def test_small_visits_are_read_together(reader):
+    assert [labels(samples) for samples in reader.read(VISITS)] == [LABELS]
+    assert reader.rows_read == len(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("rows_at_once", "expected"),
+    [
+        (1, [[label] for label in LABELS]),
+        (3, [LABELS[:3], LABELS[3:6], LABELS[6:]]),
+        (4, [LABELS[:4], LABELS[4:]]),
+    ],
+)
+def test_no_more_is_read_at_once_than_is_to_be(reader, monkeypatch, rows_at_once, expected):
+    entry = reader._manifest.chunks[0]
+    monkeypatch.setattr("benchkit.stream.reader.AT_ONCE_BYTES", rows_at_once * entry.tar_bytes / PER_CHUNK)
+    found, rows = [], []
+    for samples in reader.read(VISITS):
+        found.append(labels(samples))
+        rows.append(reader.rows_read)
+    assert found == expected
+    assert rows == [sum(map(len, expected[: n + 1])) for n in range(len(expected))]
+
+
+def test_a_chunk_that_is_found_bad_is_fetched_again_and_its_rows_come_in_their_place(reader):
+    assert labels(next(reader.read(VISITS))) == LABELS
+    reader.let_go()
+    damage(reader, 35)
+    assert [labels(samples) for samples in reader.read(VISITS)] == [LABELS]
+    assert len(reader._store.fetches()) == 4
+    damage(reader, 30)
+    with pytest.raises(CorruptError, match=r"of row 0 of chunk .* is corrupt: .*fetched again once"):
+        list(reader.read(VISITS))
+    assert labels(next(reader.read(VISITS[:2]))) == LABELS[:3]
+
+
+def test_reading_that_is_broken_off_leaves_nothing_open_once_it_is_let_go(reader):
+    reading = reader.read(VISITS)
+    next(reading)
+    reading.close()
+    tars = [opened.tar for opened in reader._opened.values()]
+    assert len(tars) == 3
+    reader.let_go()
+    assert all(tar.closed for tar in tars)
