@@ -6,10 +6,7 @@ store's client.
 
 from __future__ import annotations
 
-import gc
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,24 +64,11 @@ _OWNERS = {
 }
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector away: what is imported stays, and it would look through all of torch's."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def __getattr__(name: str) -> object:
     owner = _OWNERS.get(name)
     if owner is None:
         raise AttributeError(f"module 'benchkit' has no attribute {name!r}")
-    with _uncollected():
-        return getattr(importlib.import_module(owner), name)
+    return getattr(importlib.import_module(owner), name)
 
 
 def __dir__() -> list[str]:

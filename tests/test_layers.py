@@ -92,19 +92,3 @@ def test_every_public_name_resolves(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'get_datset'"):
         _ = benchkit.get_datset
-
-
-COLLECTIONS = """
-import gc, sys, torch
-if sys.argv[1] == "off":
-    gc.disable()
-full = gc.get_stats()[2]["collections"]
-from benchkit import get_dataset
-assert gc.get_stats()[2]["collections"] == full, "all of torch was looked through"
-assert gc.isenabled() == (sys.argv[1] == "on")
-"""
-
-
-@pytest.mark.parametrize("state", ["on", "off"])
-def test_importing_a_name_leaves_the_garbage_collector_as_it_was_and_at_rest(state: str) -> None:
-    subprocess.run([sys.executable, "-c", COLLECTIONS, state], check=True)
