@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,7 +90,7 @@ class _Permutations:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
-        self._kept: OrderedDict[tuple[int, int], memoryview] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int], npt.NDArray[Any]] = OrderedDict()
 
     def find(self, epoch: int, chunk: int, seeds: Hashes, rows: Ints) -> memoryview:
         """Return an epoch's permutation of a chunk's rows, in the smallest unsigned integers that hold it.
@@ -105,14 +106,14 @@ class _Permutations:
         if found is None:
             count = int(rows[chunk])
             numbers = _pick(int(seeds[chunk]), np.arange(count, dtype=np.int64))
-            found = np.argsort(numbers, kind="stable").astype(np.min_scalar_type(count - 1)).data
+            found = np.argsort(numbers, kind="stable").astype(np.min_scalar_type(count - 1))
             self._kept[key] = found
             self.used_bytes += found.nbytes
             while self.used_bytes > self.limit_bytes:
                 self.used_bytes -= self._kept.popitem(last=False)[1].nbytes
         else:
             self._kept.move_to_end(key)
-        return found
+        return found.data  # whose numbers take less to get
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
