@@ -159,7 +159,7 @@ def render(report: Mapping[str, Any]) -> str:
     tables = {condition: Table(found) for condition, found in _group(report["records"]).items()}
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     load = f"load {report['load_before']:.1f} before and {report['load_after']:.1f} after"
-    load += ", memory filled" if report["filled_memory"] else ""
+    load += ", memory filled" if report.get("filled_memory") else ""
     turns = f"scale {report['scale']:g}, {_count(report['repetitions'], 'repetition')}"
     parts = [f"{report['date']}, {report['machine']}, {load}; {turns}.", f"{versions}."]
     parts += [f"{name} is skipped: {why}." for name, why in report["skipped"].items()]

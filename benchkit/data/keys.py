@@ -53,7 +53,7 @@ def default_key(paths: Sequence[str], index: int, root: KeyRoot) -> str:
     if not paths:
         return str(index)
     path = paths[0]
-    if "//" in path or "/." in path or path[:1] != "/":
+    if path[:1] != "/" or "//" in path or "/." in path:
         path = os.path.abspath(path)
     for prefix in root.prefixes:
         if path.startswith(prefix):

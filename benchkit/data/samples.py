@@ -99,9 +99,7 @@ class Samples:
             SampleError: `get_key` fails, or returns no text.
         """
         if not self.own_keys:
-            key = default_key(paths, index, self.root)
-            if repeat:
-                key = repeat_key(key, repeat)
+            key = repeat_key(default_key(paths, index, self.root), repeat)
         else:
             try:
                 key = self.dataset.get_key(index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -96,8 +97,15 @@ class PackedSegment:
     bytes_read: int
 
 
-_Row = tuple[bytes, bytes, list[Source], EncodedLabel, int, int]
-"""A sample ready to be written: key, its digest, files, label, bytes in a chunk, facts of its files."""
+class _Row(NamedTuple):
+    """A sample ready to be written; `size` is what it takes in a chunk, `facts` tells its files."""
+
+    key: bytes
+    digest: bytes
+    files: list[Source]
+    label: EncodedLabel
+    size: int
+    facts: int
 
 
 def digest_options(job: PackJob) -> bytes:
@@ -173,14 +181,8 @@ class _RowReader:
                 for source in sources:
                     size += file_bytes(source.size)
                     self.source_bytes += source.size
-                yield (
-                    key,
-                    digest,
-                    sources,
-                    label,
-                    size,
-                    digest_facts(paths, [source.status for source in sources]),
-                )
+                facts = digest_facts(paths, [source.status for source in sources])
+                yield _Row(key, digest, sources, label, size, facts)
             finally:
                 for source in sources:
                     source.close()
@@ -197,13 +199,10 @@ def _write_chunks(job: PackJob, rows: Iterator[_Row]) -> Iterator[tuple[ChunkEnt
             ChunkWriter(temporary.file, codec=job.codec) as writer,
         ):
             left = room
-            while row is not None:
-                key, digest, files, label, size, fact = row
-                if size > left and writer.samples:
-                    break
-                writer.add_sample(key, files, label, digest=digest)
-                facts += fact.to_bytes(FACTS_BYTES, "little")
-                left -= size
+            while row is not None and (row.size <= left or not writer.samples):
+                writer.add_sample(row.key, row.files, row.label, digest=row.digest)
+                facts += row.facts.to_bytes(FACTS_BYTES, "little")
+                left -= row.size
                 row = next(rows, None)
             entry = writer.finish()
             job.staging.adopt(temporary, chunk_name(job.name, entry.stored, entry.codec))

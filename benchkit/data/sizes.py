@@ -17,7 +17,7 @@ _NAME_COLUMNS = 8
 
 def file_bytes(size: int) -> int:
     """Return the bytes that a file of this size takes in a tar."""
-    return tar.BLOCK + size + -size % tar.BLOCK
+    return tar.BLOCK + tar.padded(size)
 
 
 def overhead_bytes(key: bytes, names: Sequence[bytes], label: EncodedLabel) -> int:

@@ -17,11 +17,8 @@ def source_name(index: int, path: str) -> bytes:
     Raises:
         SampleError: It cannot be one, on another machine.
     """
-    text = path[path.rfind("/") + 1 :]
-    if text.isprintable() and text not in ("", ".", ".."):  # as most are; it is found at once
-        return text.encode()
     try:
-        name = text.encode("utf-8", "surrogateescape")
+        name = path[path.rfind("/") + 1 :].encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise SampleError(f"sample {index}: {path!r} is no path: {error}") from error
     if not is_file_name(name):

@@ -78,8 +78,7 @@ def walk_range(samples: Samples, indices: range) -> WalkedRange:
     for row, (index, files) in enumerate(zip(indices, paths, strict=True)):
         total = 0
         for path in files:
-            if not path.isprintable():  # else it names a folder, or what can be stored
-                source_name(index, path)
+            source_name(index, path)
             size = stat_source(index, path).st_size
             total += file_bytes(size)
             source_bytes += size

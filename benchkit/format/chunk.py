@@ -11,7 +11,6 @@ import io
 import mmap
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -70,12 +69,6 @@ def file_extension(name: bytes) -> bytes:
     stem, _, suffix = name.rpartition(b".")
     plain = stem and len(suffix) <= 16 and suffix.isalnum()
     return suffix.lower() if plain else b"bin"
-
-
-@lru_cache(maxsize=1024)
-def _file_suffix(number: int, ending: bytes) -> bytes:
-    """Return what the name of a member ends with: a file by its number and the end of its original name."""
-    return b".%d.%s" % (number, file_extension(b"_" + ending))
 
 
 def zstd_library() -> str:
@@ -141,7 +134,7 @@ class ChunkWriter:
         for number, file in enumerate(files):
             name = file.name
             names.append(name)
-            self._add_member(_file_suffix(number, name[name.rfind(b".", 1) :]), file.size, file.readinto)
+            self._add_member(b".%d.%s" % (number, file_extension(name)), file.size, file.readinto)
         kind, text, arrays = label
         self._add_data(b".cls" if kind == "cls" else b".json", text)
         for number, data in enumerate(arrays):
@@ -226,8 +219,8 @@ class ChunkWriter:
             self._flush()
         start = self._used + tar.BLOCK
         end = start + size
-        self._used = end + -size % tar.BLOCK
-        self._room[end : self._used] = bytes(self._used - end)
+        self._used = end
+        self._put(tar.padding(size))
         chosen = self._suffixes.setdefault(suffix, len(self._suffixes))
         self._members += (len(self._digests) - 1, chosen, start, size)
         return self._room[start:end]

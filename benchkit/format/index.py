@@ -63,6 +63,12 @@ class ChunkIndex:
         """The number of rows."""
         return len(self.kind)
 
+    @property
+    def in_order(self) -> bool:
+        """Whether no member begins before the one in front of it ends."""
+        ends = self.member_offset[:-1].astype(np.uint64) + self.member_size[:-1]
+        return bool((self.member_offset[1:] >= ends).all())
+
     def members(self, row: int) -> range:
         """Return the numbers of the row's members: its files, its label's text, its label's arrays."""
         return range(int(self.sample_member[row]), int(self.sample_member[row + 1]))

@@ -96,8 +96,6 @@ def decode_label(kind: Any, text: bytes, arrays: Sequence[bytes], *, what: objec
 
 def decode_int(text: bytes) -> int | None:
     """Return the label that a `.cls` member holds, or None where it is not as `encode_label` writes it."""
-    if len(text) < MAX_INT_DIGITS and text.isdigit() and text[0] != ord("0"):  # as most are
-        return int(text)
     try:
         number = int(text)
     except ValueError:

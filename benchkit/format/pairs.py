@@ -107,11 +107,11 @@ class PairReader(SampleReader):
 def _are_pairs(index: ChunkIndex) -> bool:
     """Return whether all samples are pairs, each a file before its label, in the first 4 GiB of the tar."""
     rows = np.arange(index.samples + 1)
-    ends = index.member_offset.astype(np.uint64) + index.member_size
     return (
-        index.kinds == ("cls",)
+        index.samples > 0
+        and index.kinds == ("cls",)
         and bool((index.sample_member == 2 * rows).all())
         and bool((index.sample_file == rows).all())
-        and bool((index.member_offset[1:] >= ends[:-1]).all())
-        and int(ends.max(initial=0)) < _MOST_BYTES
+        and index.in_order
+        and int(index.member_offset[-1]) + int(index.member_size[-1]) < _MOST_BYTES
     )

@@ -34,7 +34,7 @@ class MemberFile(io.BytesIO):
     @property
     def name(self) -> str:
         """The original base name."""
-        return decode_name(self.stored_name)
+        return _decode_name(self.stored_name)
 
     @name.setter
     def name(self, name: str) -> None:
@@ -70,8 +70,7 @@ class SampleReader:
         self._name = name or "row {}".format
         self._kinds = index.kinds
         self._letters = index.names.tobytes()
-        ends = index.member_offset[:-1].astype(np.uint64) + index.member_size[:-1]
-        self._near_bytes = near_bytes if (index.member_offset[1:] >= ends).all() else 0
+        self._near_bytes = near_bytes if index.in_order else 0
         self._hold(index)
 
     def _hold(self, index: ChunkIndex) -> None:
@@ -162,7 +161,7 @@ class SampleReader:
         """Return the error that names a file of a row, or its label, that is not what it was."""
         noun = "the label"
         if file_name is not None:
-            noun = f"file {decode_name(file_name)!r}"
+            noun = f"file {_decode_name(file_name)!r}"
         return CorruptError(
             f"{noun} of {self.describe(row)} is corrupt: its checksum is not the one in the chunk's index"
         )
@@ -179,7 +178,7 @@ class _Where:
         return self.reader.describe(self.row)
 
 
-def decode_name(name: bytes) -> str:
+def _decode_name(name: bytes) -> str:
     """Return the original base name that an index has in these bytes."""
     return name.decode("utf-8", "surrogateescape")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from support.making import member_columns
@@ -140,3 +141,14 @@ def test_little_is_held_of_a_pair(many):
     index, body = many
     held = vars(open_samples(index, slices(body), what="it")).values()
     assert sum(len(value) for value in held if isinstance(value, bytes)) <= 40 * 60 + len(index.names)
+
+
+def test_a_chunk_without_samples_has_none_to_read():
+    one, _ = lay_out([(b"a", b"small", b"5")])
+    empty = replace(
+        one,
+        **{name: getattr(one, name)[:0] for name in ("member_offset", "member_size", "member_checksum")},
+        **{name: getattr(one, name)[:1] for name in ("sample_member", "sample_file")},
+        **{name: getattr(one, name)[:0] for name in ("kind", "key_end", "name_end", "keys", "names")},
+    )
+    assert open_samples(empty, slices(b""), what="it").read([]) == []

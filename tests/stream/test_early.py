@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import pytest
 from support.making import content, publish_samples
-from support.noted_store import NotedStore
-from support.reading import Numbers, labels_of, make
+from support.reading import Numbers, labels_of, make, open_reader
 
-from benchkit.data.catalogue import find_version, read_manifest
 from benchkit.errors import CorruptError
-from benchkit.stream.cache import ChunkCache
 from benchkit.stream.early import SHARE, choose_early, read_early
-from benchkit.stream.reader import ChunkReader
 
 PER_CHUNK = 40
 
@@ -23,21 +19,8 @@ def codec(request):
 
 @pytest.fixture
 def reader(project, codec):
-    """Return a reader of 160 samples in four chunks, whose store notes which chunks are fetched."""
-    return open_reader(project, codec)
-
-
-def open_reader(project, codec, samples=160):
-    publish_samples(project, "numbers", samples, per_chunk=PER_CHUNK, codec=codec, size=5000)
-    store = NotedStore(project / "store")
-    version = find_version(store, "numbers")
-    return ChunkReader(
-        store=store,
-        cache=ChunkCache(folder=project / "cache", limit_bytes=1 << 30),
-        manifest=read_manifest(store, version),
-        version=version,
-        keep=4,
-    )
+    """A reader of 160 samples in four chunks, whose store notes which chunks are fetched."""
+    return open_reader(project, codec, per_chunk=PER_CHUNK)
 
 
 def contents(batches):
@@ -63,7 +46,7 @@ def test_the_samples_are_the_same_and_no_chunk_is_fetched_for_them(reader, codec
 
 
 def test_rows_that_died_are_not_counted(project):
-    reader = open_reader(project, "none")
+    reader = open_reader(project, "none", per_chunk=PER_CHUNK)
     entry = reader._manifest.chunks[1]
     alive = [row for row in range(PER_CHUNK) if row not in (0, 3)]
     dead = bytearray(-(-PER_CHUNK // 8))
@@ -77,7 +60,7 @@ def test_rows_that_died_are_not_counted(project):
 
 
 def test_what_is_in_the_cache_or_much_of_its_chunk_is_read_from_the_chunk(project):
-    reader = open_reader(project, "none")
+    reader = open_reader(project, "none", per_chunk=PER_CHUNK)
     most = PER_CHUNK // SHARE
     assert contents(reader.read([(1, range(most))], early=True)) == expected(*range(40, 40 + most))
     assert not reader._store.fetches()
@@ -91,7 +74,7 @@ def test_what_is_in_the_cache_or_much_of_its_chunk_is_read_from_the_chunk(projec
 
 
 def test_a_batch_of_very_large_samples_is_not_held_in_memory(project, monkeypatch):
-    reader = open_reader(project, "none")
+    reader = open_reader(project, "none", per_chunk=PER_CHUNK)
     chunks = reader._manifest.chunks
     size = 2 * chunks[0].tar_bytes // PER_CHUNK
     monkeypatch.setattr("benchkit.stream.early.MOST_BYTES", 2 * size + 10)
@@ -103,7 +86,7 @@ def test_a_batch_of_very_large_samples_is_not_held_in_memory(project, monkeypatc
 @pytest.mark.parametrize("damage", ["flip", "cut", "missing"])
 @pytest.mark.parametrize("where", ["member", "index"])
 def test_damage_is_told_by_the_fetch_and_mended_bytes_are_taken(project, damage, where):
-    reader = open_reader(project, "none")
+    reader = open_reader(project, "none", per_chunk=PER_CHUNK)
     entry = reader._manifest.chunks[0]
     path = project / "store" / reader._manifest.chunk_object(entry)
     right = path.read_bytes()

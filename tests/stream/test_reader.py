@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from support.making import content, publish_samples
-from support.noted_store import NotedStore
+from support.making import content
+from support.reading import open_reader
 
-from benchkit.data.catalogue import find_version, read_manifest
 from benchkit.errors import CorruptError
-from benchkit.stream.cache import ChunkCache
-from benchkit.stream.reader import ChunkReader
 
 PER_CHUNK, SIZE = 10, 5000
 VISITS = [(2, [7, 1]), (0, [9]), (3, [5, 6, 0]), (2, [0])]
@@ -19,16 +16,7 @@ LABELS = [27, 21, 9, 35, 36, 30, 20]
 @pytest.fixture
 def reader(project):
     """A reader of 40 samples in four chunks, whose store notes which chunks are fetched."""
-    publish_samples(project, "numbers", 40, per_chunk=PER_CHUNK, codec="none", size=SIZE)
-    store = NotedStore(project / "store")
-    version = find_version(store, "numbers")
-    return ChunkReader(
-        store=store,
-        cache=ChunkCache(folder=project / "cache", limit_bytes=1 << 30),
-        manifest=read_manifest(store, version),
-        version=version,
-        keep=4,
-    )
+    return open_reader(project, "none", 40, per_chunk=PER_CHUNK)
 
 
 def damage(reader, label):

@@ -6,14 +6,20 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from support.making import content
+from support.making import content, publish_samples
+from support.noted_store import NotedStore
 
 from benchkit import IterableChunk, LoaderOptions, get_dataset
+from benchkit.data.catalogue import find_version, read_manifest
+from benchkit.format.chunk import Codec
+from benchkit.stream.cache import ChunkCache
 from benchkit.stream.loader import ChunkLoader
+from benchkit.stream.reader import ChunkReader
 
 
 class Numbers(IterableChunk):
@@ -41,6 +47,22 @@ def make(
     """Return a loader of the project's remote; `loader` takes options, the rest goes to the chunk class."""
     options = {key: more.pop(key) for key in list(more) if key in LoaderOptions.__slots__}
     return get_dataset(chunk, True, name, batch, workers, loader=LoaderOptions(**options), **more)
+
+
+def open_reader(
+    project: Path, codec: Codec, samples: int = 160, *, per_chunk: int = 40, size: int = 5000
+) -> ChunkReader:
+    """Publish samples, and return a reader of them whose store notes which chunks are fetched."""
+    publish_samples(project, "numbers", samples, per_chunk=per_chunk, codec=codec, size=size)
+    store = NotedStore(project / "store")
+    version = find_version(store, "numbers")
+    return ChunkReader(
+        store=store,
+        cache=ChunkCache(folder=project / "cache", limit_bytes=1 << 30),
+        manifest=read_manifest(store, version),
+        version=version,
+        keep=4,
+    )
 
 
 def digest(batch: Any) -> str:
