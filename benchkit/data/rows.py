@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import closing
+from itertools import islice
 
 import numpy as np
 
 from benchkit.data.samples import Samples
-from benchkit.data.sources import Source, source_name, stat_source
+from benchkit.data.sources import Sources, source_names, stat_sources
 from benchkit.format.digests import checksum, new_checksum
 from benchkit.format.index import ChunkIndex
-from benchkit.format.labels import EncodedLabel
+from benchkit.format.labels import EncodedLabel, label_parts
 
 FACTS_BYTES = 8
 """What the facts of one row take: a checksum, little-endian."""
@@ -24,14 +26,24 @@ BLOCK_BYTES = 1 << 20
 """Files are read in blocks of this size."""
 
 
-def digest_facts(paths: Sequence[str], statuses: Sequence[os.stat_result]) -> int:
-    """Return the facts of a row: the XXH3 checksum of its files' paths, sizes and times of change."""
+def digest_facts(
+    counts: Sequence[int], paths: Sequence[str], statuses: Sequence[os.stat_result]
+) -> list[int]:
+    """Return the facts of rows: for each the XXH3 checksum of its files' paths, sizes and times of change.
+
+    Args:
+        counts: How many files each has.
+        paths: The paths of all files.
+        statuses: What the file system says of them.
+    """
     # A path has no null byte, so that no two rows of facts give the same bytes.
-    text = b""
-    for path, status in zip(paths, statuses, strict=True):
-        name = path.encode("utf-8", "surrogateescape")
-        text += b"%s\0%d %d\n" % (name, status.st_size, status.st_mtime_ns)
-    return checksum(text)
+    facts = iter(
+        [
+            b"%s\0%d %d\n" % (path.encode("utf-8", "surrogateescape"), status.st_size, status.st_mtime_ns)
+            for path, status in zip(paths, statuses, strict=True)
+        ]
+    )
+    return [checksum(b"".join(islice(facts, count))) for count in counts]
 
 
 class PackedRows:
@@ -81,29 +93,29 @@ class PackedRows:
             SampleError: A file cannot be read, or changes meanwhile; or the label cannot be made.
             LabelTypeError: The label is of a type that cannot be stored.
         """
-        found = [stat_source(number, path) for path in paths]
+        found = list(stat_sources([number], [paths]))
         sizes = self._sizes[self._first[row] : self._label[row]]
         if [status.st_size for status in found] != sizes or not self._has_names(row, number, paths):
             return False
         if not self._has_label(row, samples.label(number)):
             return False
-        digest = digest_facts(paths, found)
+        [digest] = digest_facts([len(paths)], paths, found)
         if self._contents or digest != self._facts[row]:
             read = self._read_files(row, number, paths)
             if read is None:
                 return False
-            digest = digest_facts(paths, read)
+            [digest] = digest_facts([len(paths)], paths, read)
         self._facts[row] = digest
         self.source_bytes += sum(sizes)
         return True
 
     def _has_names(self, row: int, number: int, paths: Sequence[str]) -> bool:
-        names = [source_name(number, path).decode("utf-8", "surrogateescape") for path in paths]
-        return names == self._index.file_names(row)
+        names = source_names([number], [paths])
+        return [name.decode("utf-8", "surrogateescape") for name in names] == self._index.file_names(row)
 
     def _has_label(self, row: int, label: EncodedLabel) -> bool:
         members = range(self._label[row], self._end[row])
-        parts = (label.text, *label.arrays)
+        parts = label_parts(label)
         return (
             self._kinds[row] == label.kind
             and len(members) == len(parts)
@@ -115,23 +127,20 @@ class PackedRows:
 
     def _read_files(self, row: int, number: int, paths: Sequence[str]) -> list[os.stat_result] | None:
         """Return what the row's files were when they were read; None where one is another."""
-        found = []
-        for member, path in enumerate(paths, start=self._first[row]):
-            source = Source(number, path, keep_open=True)
-            try:
-                same = source.size == self._sizes[member]
-                if not same or self._checksum(source) != self._checksums[member]:
+        with closing(Sources([number], [paths])) as sources:
+            for member, status in enumerate(sources.statuses, start=self._first[row]):
+                same = status.st_size == self._sizes[member]
+                if not same or self._checksum(sources, status.st_size) != self._checksums[member]:
                     return None
-            finally:
-                source.close()
-            found.append(source.status)
-        return found
+            return sources.statuses
 
-    def _checksum(self, source: Source) -> int:
-        hasher, left = new_checksum(), source.size
+    def _checksum(self, sources: Sources, size: int) -> int:
+        """Return the checksum of the next file."""
+        hasher, left = new_checksum(), size
         while True:
             block = self._buffer[: min(left, BLOCK_BYTES)]
-            left -= source.readinto(block)
+            sources.read_part(block)
+            left -= len(block)
             hasher.update(block)
             self.bytes_read += len(block)
             if not left:

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from itertools import accumulate, islice
 
 import numpy as np
 import numpy.typing as npt
 
 from benchkit.data.journal import Segment
-from benchkit.data.rows import FACTS_BYTES, PackedRows, digest_facts
+from benchkit.data.rows import PackedRows, digest_facts
 from benchkit.data.samples import Samples
-from benchkit.data.sizes import CHUNK_OVERHEAD, file_bytes, overhead_bytes
-from benchkit.data.sources import Source, source_name
+from benchkit.data.sizes import CHUNK_OVERHEAD, file_bytes, overhead_bytes, sum_each
+from benchkit.data.sources import KEPT_OPEN, Sources, source_names
 from benchkit.data.staged import find_index
 from benchkit.format import canonical
-from benchkit.format.chunk import FRAME_BYTES, PROBE_RATIO, ZSTD_LEVEL, ChunkWriter, Codec
+from benchkit.format.chunk import FRAME_BYTES, PROBE_RATIO, ZSTD_LEVEL, ChunkWriter, Codec, Rows
 from benchkit.format.digests import digest_bytes
 from benchkit.format.index import INDEX_FORMAT
-from benchkit.format.labels import EncodedLabel
+from benchkit.format.labels import EncodedLabel, label_parts
 from benchkit.format.layout import chunk_name
 from benchkit.format.manifest import ChunkEntry
 from benchkit.store.base import Store
 from benchkit.store.local import LocalStore
 
-_KEPT_OPEN = 64
-"""So many files of a sample are held open while its label is made."""
+_GROUP_SAMPLES = 128
+"""So many samples at most are got ready together, """
+_GROUP_LABEL_BYTES = 1 << 20
+"""and fewer where their labels take more than this."""
 
 _SEGMENT_FORMAT = 2
 """Part of a segment's digest: raised when packing would write other chunks from the same samples."""
@@ -97,15 +101,33 @@ class PackedSegment:
     bytes_read: int
 
 
-class _Row(NamedTuple):
-    """A sample ready to be written; `size` is what it takes in a chunk, `facts` tells its files."""
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Some samples ready to be written, one after the other.
 
-    key: bytes
-    digest: bytes
-    files: list[Source]
-    label: EncodedLabel
-    size: int
-    facts: int
+    Attributes:
+        rows: The samples.
+        sizes: What each takes in a chunk, int64, shape (n,).
+        facts: What tells the files of each.
+        sources: Their files, and after them those of the rest of the group.
+    """
+
+    rows: Rows
+    sizes: npt.NDArray[np.int64]
+    facts: list[int]
+    sources: Sources
+
+    def split(self, count: int) -> tuple[_Group, _Group | None]:
+        """Return the first so many, and the rest if there is any."""
+        if count == len(self.sizes):
+            return self, None
+        files = sum(self.rows.counts[:count])
+        return self._slice(slice(count), slice(files)), self._slice(slice(count, None), slice(files, None))
+
+    def _slice(self, part: slice, files: slice) -> _Group:
+        keys, digests, labels, counts, names, sizes = self.rows
+        rows = Rows(keys[part], digests[part], labels[part], counts[part], names[files], sizes[files])
+        return _Group(rows, self.sizes[part], self.facts[part], self.sources)
 
 
 def digest_options(job: PackJob) -> bytes:
@@ -125,8 +147,8 @@ def digest_options(job: PackJob) -> bytes:
 def measure_overhead(job: PackJob, index: int) -> int:
     """Return the bytes that a sample takes in a chunk beside its files."""
     paths = job.samples.paths(index)
-    names = [source_name(index, path) for path in paths]
-    return overhead_bytes(job.samples.key(index, paths), names, job.samples.label(index))
+    names, label = source_names([index], [paths]), job.samples.label(index)
+    return int(overhead_bytes([job.samples.key(index, paths)], [len(paths)], names, [label])[0])
 
 
 def pack_segment(job: PackJob, task: SegmentTask) -> PackedSegment:
@@ -140,8 +162,8 @@ def pack_segment(job: PackJob, task: SegmentTask) -> PackedSegment:
     segment, source_bytes, bytes_read = _find_current(job, task, task.known) if task.known else (None, 0, 0)
     kept = segment is not None
     if segment is None:
-        reader = _RowReader(job.samples, task)
-        written = list(_write_chunks(job, reader.rows()))
+        reader = _GroupReader(job.samples, task)
+        written = list(_write_chunks(job, reader.groups()))
         segment = Segment(
             segment=task.segment,
             chunks=tuple(entry for entry, _ in written),
@@ -158,55 +180,89 @@ def pack_segment(job: PackJob, task: SegmentTask) -> PackedSegment:
     )
 
 
-class _RowReader:
-    """Reads the rows of a segment."""
+class _GroupReader:
+    """Reads the samples of a segment, some at once."""
 
     def __init__(self, samples: Samples, task: SegmentTask) -> None:
         self._samples = samples
         self._task = task
         self.source_bytes = 0
 
-    def rows(self) -> Iterator[_Row]:
-        """Yield the samples in written order, each once; the files of one are closed with the next."""
+    def groups(self) -> Iterator[_Group]:
+        """Yield the samples in written order, each once; the files of a group are closed with the next."""
         task = self._task
-        for index, key, digest, paths in self._samples.walked(task.indices, task.repeats, task.checks):
-            sources: list[Source] = []
-            try:
-                # What is found before the label is made must still be so once a file has been read: the label
-                # may be made of what the files hold.
-                for path in paths:
-                    sources.append(Source(index, path, keep_open=len(sources) < _KEPT_OPEN))
-                label = self._samples.label(index)
-                size = overhead_bytes(key, [source.name for source in sources], label)
-                for source in sources:
-                    size += file_bytes(source.size)
-                    self.source_bytes += source.size
-                facts = digest_facts(paths, [source.status for source in sources])
-                yield _Row(key, digest, sources, label, size, facts)
-            finally:
-                for source in sources:
-                    source.close()
+        walked = self._samples.walked(task.indices, task.repeats, task.checks)
+        waiting: list[tuple[int, bytes, bytes, Sequence[str]]] = []
+        while True:
+            waiting += islice(walked, _GROUP_SAMPLES - len(waiting))
+            if not waiting:
+                return
+            files = list(accumulate(len(paths) for *_, paths in waiting))
+            indices, keys, digests, paths = zip(
+                *waiting[: max(1, bisect_right(files, KEPT_OPEN))], strict=True
+            )
+            # What is found before labels are made must still be so once a file has been read: a label may be
+            # made of what the files hold.
+            with closing(Sources(indices, paths)) as sources:
+                labels = self._make_labels(indices)
+                count = len(labels)
+                counts = [*map(len, paths[:count])]
+                total = sum(counts)
+                rows = Rows(
+                    keys=keys[:count],
+                    digests=digests[:count],
+                    labels=labels,
+                    counts=counts,
+                    names=sources.names[:total],
+                    sizes=sources.sizes[:total],
+                )
+                self.source_bytes += sum(rows.sizes)
+                sizes = overhead_bytes(rows.keys, counts, rows.names, labels)
+                sizes += sum_each(counts, file_bytes(np.array(rows.sizes, dtype=np.int64)))
+                facts = digest_facts(counts, sources.paths[:total], sources.statuses[:total])
+                yield _Group(rows, sizes, facts, sources)
+            del waiting[:count]
+
+    def _make_labels(self, indices: Sequence[int]) -> list[EncodedLabel]:
+        """Return the labels of the first samples: of all, unless those take much memory."""
+        labels: list[EncodedLabel] = []
+        size = 0
+        for index in indices:
+            label = self._samples.label(index)
+            labels.append(label)
+            size += sum(map(len, label_parts(label)))
+            if size > _GROUP_LABEL_BYTES:
+                break
+        return labels
 
 
-def _write_chunks(job: PackJob, rows: Iterator[_Row]) -> Iterator[tuple[ChunkEntry, bytes]]:
-    """Write rows into chunks, as many into each as fit, at least one; yield each with its rows' facts."""
-    room = job.chunk_bytes - CHUNK_OVERHEAD
-    row = next(rows, None)
-    while row is not None:
+def _write_chunks(job: PackJob, groups: Iterator[_Group]) -> Iterator[tuple[ChunkEntry, bytes]]:
+    """Write samples into chunks, as many into each as fit, at least one; yield each with their facts."""
+    group = next(groups, None)
+    while group:
         facts = bytearray()
         with (
             job.staging.temporary(direct=True) as temporary,
             ChunkWriter(temporary.file, codec=job.codec) as writer,
         ):
-            left = room
-            while row is not None and (row.size <= left or not writer.samples):
-                writer.add_sample(row.key, row.files, row.label, digest=row.digest)
-                facts += row.facts.to_bytes(FACTS_BYTES, "little")
-                left -= row.size
-                row = next(rows, None)
+            left = job.chunk_bytes - CHUNK_OVERHEAD
+            while group:
+                count = _count_fitting(group.sizes, left, least=0 if writer.samples else 1)
+                if not count:
+                    break
+                taken, group = group.split(count)
+                writer.add_samples(taken.rows, taken.sources)
+                facts += np.array(taken.facts, dtype="<u8").tobytes()
+                left -= int(taken.sizes.sum())
+                group = group or next(groups, None)
             entry = writer.finish()
             job.staging.adopt(temporary, chunk_name(job.name, entry.stored, entry.codec))
         yield entry, bytes(facts)
+
+
+def _count_fitting(sizes: npt.NDArray[np.int64], room: int, *, least: int) -> int:
+    """Return how many of the first go into this room together, or the least."""
+    return max(least, int(np.searchsorted(np.cumsum(sizes), room, "right")))
 
 
 def _find_current(job: PackJob, task: SegmentTask, known: Segment) -> tuple[Segment | None, int, int]:

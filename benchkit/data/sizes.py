@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from benchkit.format import tar
-from benchkit.format.labels import EncodedLabel
+from benchkit.format.labels import EncodedLabel, label_parts
 
 CHUNK_OVERHEAD = 4096
 """Room in a chunk for the index's own header, the kinds of its labels, and the end of the tar."""
@@ -15,16 +18,39 @@ _SAMPLE_COLUMNS = 20
 _NAME_COLUMNS = 8
 
 
-def file_bytes(size: int) -> int:
+def file_bytes(size: tar.Size) -> tar.Size:
     """Return the bytes that a file of this size takes in a tar."""
     return tar.BLOCK + tar.padded(size)
 
 
-def overhead_bytes(key: bytes, names: Sequence[bytes], label: EncodedLabel) -> int:
-    """Return the bytes that a sample takes in a chunk beside its files: label, and row of the index."""
-    _, text, arrays = label
-    columns = _SAMPLE_COLUMNS + _NAME_COLUMNS * len(names) + _MEMBER_COLUMNS * (len(names) + 1 + len(arrays))
-    size = file_bytes(len(text)) + columns + len(key) + len(b"".join(names))
-    for data in arrays:
-        size += file_bytes(len(data))
-    return size
+def sum_each(counts: Sequence[int], values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the sums of the first so many values, of the next so many, and so on, int64, shape (n,).
+
+    Args:
+        counts: How many each time, 0 or more, shape (n,).
+        values: As many as those are together.
+    """
+    sums: npt.NDArray[np.int64] = np.cumsum(np.append(0, values))[np.cumsum([0, *counts])]
+    return sums[1:] - sums[:-1]
+
+
+def overhead_bytes(
+    keys: Sequence[bytes], counts: Sequence[int], names: Sequence[bytes], labels: Sequence[EncodedLabel]
+) -> npt.NDArray[np.int64]:
+    """Return the bytes that samples take in a chunk beside their files: labels, and rows of the index.
+
+    Args:
+        keys: Their keys.
+        counts: How many files each has.
+        names: The names of all files.
+        labels: Their labels.
+
+    Returns:
+        int64, shape (n,).
+    """
+    parts = [1 + len(label.arrays) for label in labels]
+    sizes = np.array([len(part) for label in labels for part in label_parts(label)], dtype=np.int64)
+    columns = _SAMPLE_COLUMNS + (_NAME_COLUMNS + _MEMBER_COLUMNS) * np.array(counts, dtype=np.int64)
+    columns += _MEMBER_COLUMNS * np.array(parts) + np.array([*map(len, keys)])
+    columns += sum_each(counts, np.array([*map(len, names)], dtype=np.int64))
+    return columns + sum_each(parts, file_bytes(sizes))

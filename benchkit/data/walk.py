@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from benchkit.data.samples import Samples
 from benchkit.data.shuffle import shuffle
-from benchkit.data.sizes import file_bytes
-from benchkit.data.sources import source_name, stat_source
+from benchkit.data.sizes import file_bytes, sum_each
+from benchkit.data.sources import source_names, stat_sources
 from benchkit.errors import SampleError
 from benchkit.format.digests import digest_key
 
@@ -73,17 +73,10 @@ def walk_range(samples: Samples, indices: range) -> WalkedRange:
     """
     paths = list(map(samples.paths, indices))
     digests = b"".join(map(digest_key, map(samples.key, indices, paths)))
-    sizes = np.zeros(len(indices), dtype=np.uint64)
-    source_bytes = 0
-    for row, (index, files) in enumerate(zip(indices, paths, strict=True)):
-        total = 0
-        for path in files:
-            source_name(index, path)
-            size = stat_source(index, path).st_size
-            total += file_bytes(size)
-            source_bytes += size
-        sizes[row] = total
-    return WalkedRange(start=indices.start, digests=digests, sizes=sizes, source_bytes=source_bytes)
+    source_names(indices, paths)
+    found = np.array([status.st_size for status in stat_sources(indices, paths)], dtype=np.int64)
+    sizes = sum_each([*map(len, paths)], file_bytes(found)).astype(np.uint64)
+    return WalkedRange(start=indices.start, digests=digests, sizes=sizes, source_bytes=int(found.sum()))
 
 
 class WalkBuilder:

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import io
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import zstandard
 
 from benchkit.format import tar
-from benchkit.format.digests import checksum, digest_bytes, digest_key, new_checksum, new_hasher
+from benchkit.format.digests import checksum, digest_bytes, new_checksum, new_hasher
 from benchkit.format.index import INDEX_NAME, IndexBuilder
-from benchkit.format.labels import EncodedLabel
+from benchkit.format.labels import EncodedLabel, label_parts
 from benchkit.format.manifest import ChunkEntry, CodecName, IndexPlace
 
 if TYPE_CHECKING:
@@ -49,19 +50,62 @@ class Sink(Protocol):
         """Take all of the bytes; they may change once it returns."""
 
 
-class SourceFile(Protocol):
-    """A file on its way into a chunk."""
+class SourceFiles(Protocol):
+    """Files on their way into a chunk: each is read once, one after the other."""
 
-    @property
-    def name(self) -> bytes:
-        """Its original base name."""
+    def read(self, places: Sequence[memoryview], /) -> None:
+        """Fill each place with the whole of the next file."""
 
-    @property
-    def size(self) -> int:
-        """Its size in bytes."""
+    def read_part(self, place: memoryview, /) -> None:
+        """Fill the place with the next bytes of the next file, which that is until its last byte is read."""
 
-    def readinto(self, buffer: memoryview, /) -> int:
-        """Fill the buffer with its next bytes, and return how many those are."""
+
+class Rows(NamedTuple):
+    """Samples on their way into a chunk.
+
+    Attributes:
+        keys: UTF-8 (undecodable file names as they are on disk), for each sample.
+        digests: What `digest_key` makes of the keys.
+        labels: What `encode_label` made of their labels.
+        counts: How many files each has.
+        names: The original base names of all files, those of a sample in the order `get_file` gave them.
+        sizes: The sizes of all files in bytes.
+    """
+
+    keys: Sequence[bytes]
+    digests: Sequence[bytes]
+    labels: Sequence[EncodedLabel]
+    counts: Sequence[int]
+    names: Sequence[bytes]
+    sizes: Sequence[int]
+
+
+class _Members(NamedTuple):
+    """Members of the tar, in order.
+
+    Attributes:
+        names: What their names begin with, uint8, shape (n, length).
+        suffixes: What names end with.
+        chosen: Which of those each member's does, int64, shape (n,).
+        sizes: Their sizes in bytes, int64, shape (n,).
+        contents: What they hold; None is the next file.
+    """
+
+    names: npt.NDArray[np.uint8]
+    suffixes: list[bytes]
+    chosen: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+    contents: list[bytes | None]
+
+    def slice(self, start: int, stop: int) -> _Members:
+        """Return some of them."""
+        part = slice(start, stop)
+        return self._replace(
+            names=self.names[part],
+            chosen=self.chosen[part],
+            sizes=self.sizes[part],
+            contents=self.contents[part],
+        )
 
 
 def file_extension(name: bytes) -> bytes:
@@ -69,6 +113,12 @@ def file_extension(name: bytes) -> bytes:
     stem, _, suffix = name.rpartition(b".")
     plain = stem and len(suffix) <= 16 and suffix.isalnum()
     return suffix.lower() if plain else b"bin"
+
+
+def _label_suffixes(label: EncodedLabel) -> list[bytes]:
+    """Return what the names of a label's members end with."""
+    text = b".cls" if label.kind == "cls" else b".json"
+    return [text, *[b".label.%d.npy" % number for number in range(len(label.arrays))]]
 
 
 def zstd_library() -> str:
@@ -94,11 +144,6 @@ class ChunkWriter:
         self._used = 0
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[object] | None = None
-        # Members in the room whose headers are still to be written: whose, which suffix, where, how long, for
-        # each; samples and suffixes by their numbers.
-        self._members: list[int] = []
-        self._digests: list[bytes] = []
-        self._suffixes: dict[bytes, int] = {}
         self._tar_hasher = new_hasher()
         self._stored_hasher = new_hasher()
         self._tar_bytes = 0
@@ -115,33 +160,44 @@ class ChunkWriter:
         """The bytes of tar so far, without the index."""
         return self._tar_bytes + self._used
 
-    def add_sample(
-        self, key: bytes, files: Sequence[SourceFile], label: EncodedLabel, *, digest: bytes | None = None
-    ) -> None:
-        """Add one sample.
-
-        Args:
-            key: UTF-8 (undecodable file names as they are on disk).
-            files: Its files, in the order `get_file` gave them.
-            label: What `encode_label` made of its label.
-            digest: What `digest_key` makes of the key, if that is known.
-
-        Raises:
-            ValueError: A file gives fewer bytes than its size; the chunk is of no use any more.
-        """
-        self._digests.append(digest or digest_key(key))
-        names = []
-        for number, file in enumerate(files):
-            name = file.name
-            names.append(name)
-            self._add_member(b".%d.%s" % (number, file_extension(name)), file.size, file.readinto)
-        kind, text, arrays = label
-        self._add_data(b".cls" if kind == "cls" else b".json", text)
-        for number, data in enumerate(arrays):
-            self._add_data(b".label.%d.npy" % number, data)
-        self._index.add_sample(key, names, len(names) + 1 + len(arrays), kind)
-        if self._used >= FRAME_BYTES:
-            self._flush()
+    def add_samples(self, rows: Rows, files: SourceFiles) -> None:
+        """Add samples, whose files are the next of these."""
+        contents = [
+            content
+            for count, label in zip(rows.counts, rows.labels, strict=True)
+            for content in (*[None] * count, *label_parts(label))
+        ]
+        is_file = np.array([content is None for content in contents], dtype=bool)
+        sizes, chosen = np.empty((2, len(contents)), dtype=np.int64)
+        sizes[is_file] = rows.sizes
+        sizes[~is_file] = [len(content) for content in contents if content is not None]
+        suffixes: dict[bytes, int] = {}
+        numbers = [number for count in rows.counts for number in range(count)]
+        chosen[is_file] = [
+            suffixes.setdefault(b".%d.%s" % (number, file_extension(name)), len(suffixes))
+            for number, name in zip(numbers, rows.names, strict=True)
+        ]
+        chosen[~is_file] = [
+            suffixes.setdefault(suffix, len(suffixes))
+            for label in rows.labels
+            for suffix in _label_suffixes(label)
+        ]
+        members = [
+            count + 1 + len(label.arrays) for count, label in zip(rows.counts, rows.labels, strict=True)
+        ]
+        names = np.frombuffer(b"".join(rows.digests).hex().encode(), dtype=np.uint8).reshape(len(members), -1)
+        self._add_members(
+            _Members(
+                names=np.repeat(names, members, axis=0),
+                suffixes=list(suffixes),
+                chosen=chosen,
+                sizes=sizes,
+                contents=contents,
+            ),
+            files,
+        )
+        kinds = [label.kind for label in rows.labels]
+        self._index.add_samples(rows.keys, rows.counts, rows.names, members, kinds)
 
     def finish(self) -> ChunkEntry:
         """Write the index and the end of the tar, and return the chunk's entry for the manifest.
@@ -149,7 +205,6 @@ class ChunkWriter:
         Raises:
             DatasetError: The kinds of its labels are too many for an index.
         """
-        self._seal()
         samples = self._index.samples
         data = self._index.encode()
         self._put(tar.header(INDEX_NAME, len(data)))
@@ -199,70 +254,66 @@ class ChunkWriter:
         """Close it."""
         self.close()
 
-    def _add_member(self, suffix: bytes, size: int, readinto: Callable[[memoryview], int]) -> None:
-        """Read a member into its place; its header is made together with those of others, by `_seal`."""
-        if size > _WHOLE_BYTES:
-            self._add_large(suffix, size, readinto)
-        elif readinto(self._take_place(suffix, size)) != size:
-            raise _too_short(size)
-
-    def _add_data(self, suffix: bytes, data: bytes) -> None:
-        """Add a member of these bytes."""
-        if len(data) > _WHOLE_BYTES:
-            self._add_large(suffix, len(data), io.BytesIO(data).readinto)
-        else:
-            self._take_place(suffix, len(data))[:] = data
-
-    def _take_place(self, suffix: bytes, size: int) -> memoryview:
-        """Return where a member goes that fits into the room."""
-        if self._used + size > FRAME_BYTES + _WHOLE_BYTES:
+    def _add_members(self, members: _Members, files: SourceFiles) -> None:
+        """Add members, as many at a time as the room holds."""
+        sizes = members.sizes
+        ends = np.cumsum(tar.BLOCK + tar.padded(sizes))
+        larges = [*np.flatnonzero(sizes > _WHOLE_BYTES).tolist(), len(sizes)]
+        start = 0
+        while start < len(sizes):
+            left = _ROOM_BYTES - self._used + (int(ends[start - 1]) if start else 0)
+            stop = min(int(np.searchsorted(ends, left, "right")), larges[0])
+            if start < stop:
+                self._add_whole(members.slice(start, stop), files)
             self._flush()
-        start = self._used + tar.BLOCK
-        end = start + size
-        self._used = end
-        self._put(tar.padding(size))
-        chosen = self._suffixes.setdefault(suffix, len(self._suffixes))
-        self._members += (len(self._digests) - 1, chosen, start, size)
-        return self._room[start:end]
+            if stop == larges[0] < len(sizes):
+                self._add_large(members.slice(stop, stop + 1), files)
+                del larges[0]
+                stop += 1
+            start = stop
 
-    def _add_large(self, suffix: bytes, size: int, readinto: Callable[[memoryview], int]) -> None:
+    def _add_whole(self, members: _Members, files: SourceFiles) -> None:
+        """Add members that fit into the room together."""
+        room, sizes = self._room, members.sizes
+        ends = self._used + np.cumsum(tar.BLOCK + tar.padded(sizes))
+        starts = ends - tar.padded(sizes)
+        blocks = np.frombuffer(room, dtype=np.uint8).reshape(-1, tar.BLOCK)
+        blocks[starts // tar.BLOCK - 1] = tar.headers(members.names, members.suffixes, members.chosen, sizes)
+        blocks[ends[sizes % tar.BLOCK > 0] // tar.BLOCK - 1] = 0  # where a member does not end with its block
+        places = [
+            room[start:end] for start, end in zip(starts.tolist(), (starts + sizes).tolist(), strict=True)
+        ]
+        filled = list(zip(places, members.contents, strict=True))
+        files.read([place for place, content in filled if content is None])
+        for place, content in filled:
+            if content is not None:
+                place[:] = content
+        self._index.add_members(starts + self._tar_bytes, sizes, [*map(checksum, places)])
+        self._used = int(ends[-1])
+
+    def _add_large(self, member: _Members, files: SourceFiles) -> None:
         """Add a member that need not fit into the room, a frame at a time."""
-        self._flush()
-        self._put(tar.header(self._digests[-1].hex().encode() + suffix, size))
+        [size], [content] = member.sizes.tolist(), member.contents
+        read_part = files.read_part if content is None else io.BytesIO(content).readinto
+        self._put(tar.header(member.names.tobytes() + member.suffixes[member.chosen[0]], size))
         offset, left, hasher = self._tar_bytes + self._used, size, new_checksum()
         while left:
             piece = self._room[self._used : min(self._used + left, FRAME_BYTES)]
-            if readinto(piece) != len(piece):
-                raise _too_short(size)
+            read_part(piece)
             hasher.update(piece)
             self._used += len(piece)
             left -= len(piece)
             self._flush()
         self._put(tar.padding(size))
-        self._index.add_members(*(np.array([n], np.uint64) for n in (offset, size, hasher.intdigest())))
+        self._index.add_members([offset], [size], [hasher.intdigest()])
 
     def _put(self, data: bytes) -> None:
         """Put bytes into the room, which has place for them."""
         self._room[self._used : self._used + len(data)] = data
         self._used += len(data)
 
-    def _seal(self) -> None:
-        """Write the headers of the members that are in the room, and their rows of the index."""
-        if self._members:
-            owners, chosen, starts, sizes = np.array(self._members, dtype=np.uint64).reshape(-1, 4).T
-            names = np.frombuffer(b"".join(self._digests).hex().encode(), dtype=np.uint8)
-            names = names.reshape(len(self._digests), -1)[owners]
-            blocks = np.frombuffer(self._room, dtype=np.uint8).reshape(-1, tar.BLOCK)
-            blocks[starts // tar.BLOCK - 1] = tar.headers(names, list(self._suffixes), chosen, sizes)
-            room, places = self._room, zip(self._members[2::4], self._members[3::4], strict=True)
-            checksums = np.array([checksum(room[at : at + size]) for at, size in places], dtype=np.uint64)
-            self._index.add_members(starts + np.uint64(self._tar_bytes), sizes, checksums)
-            self._members.clear()
-        del self._digests[:-1]  # the last sample may have more members
-
     def _flush(self) -> None:
         """Have a whole frame written, and go on in the other room with what is behind it."""
-        self._seal()
         if self._used >= FRAME_BYTES:
             self._wait()
             room, self._room, self._other_room = self._room, self._other_room, self._room
@@ -300,10 +351,6 @@ class ChunkWriter:
             if shrunk >= PROBE_RATIO * sum(map(len, parts)):
                 return
         self._compressor = compressor
-
-
-def _too_short(size: int) -> ValueError:
-    return ValueError(f"a file of {size} bytes gave fewer")
 
 
 def _new_room() -> memoryview:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ _DTYPES = {
     "key_end": ("<u4",), "name_end": ("<u4",), "keys": ("|u1",), "names": ("|u1",),
 }  # fmt: skip
 _FORBIDDEN = bytes([*range(32), 127, ord("/")])
+_NO_NAMES = frozenset((b"", b".", b".."))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +101,7 @@ class IndexBuilder:
         self._kind = array("I")
         self._kinds: dict[bytes, int] = {}
         self._last_kind: Any = None
+        self._kind_number = 0
         self._keys: list[bytes] = []
         self._names: list[bytes] = []
 
@@ -108,28 +110,37 @@ class IndexBuilder:
         """The number of rows so far."""
         return len(self._kind)
 
-    def add_members(
-        self,
-        offsets: npt.NDArray[np.uint64],
-        sizes: npt.NDArray[np.uint64],
-        checksums: npt.NDArray[np.uint64],
-    ) -> None:
-        """Add members, uint64, shape (n,) each; `add_sample` says whose they are, before or afterwards."""
+    def add_members(self, offsets: npt.ArrayLike, sizes: npt.ArrayLike, checksums: npt.ArrayLike) -> None:
+        """Add members, (n,) each; `add_samples` says whose they are, before or afterwards."""
         for column, values in zip(self._members, (offsets, sizes, checksums), strict=True):
-            column.frombytes(values.tobytes())
+            column.frombytes(np.asarray(values, dtype=np.uint64).tobytes())
 
-    def add_sample(self, key: bytes, names: Sequence[bytes], members: int, kind: Any) -> None:
-        """Add a row of the next so many members, files of these names first, with a label of this kind."""
-        self._keys.append(key)
+    def add_samples(
+        self,
+        keys: Sequence[bytes],
+        files: Sequence[int],
+        names: Sequence[bytes],
+        members: Iterable[int],
+        kinds: Sequence[Any],
+    ) -> None:
+        """Add rows.
+
+        Args:
+            keys: The key of each.
+            files: How many files each has.
+            names: The names of all files.
+            members: How many members each has.
+            kinds: The kind of each one's label.
+        """
+        self._keys += keys
         self._names += names
-        self._sample_members.append(members)
-        self._sample_files.append(len(names))
-        if kind == self._last_kind:
-            number = self._kind[-1]
-        else:
-            number = self._kinds.setdefault(canonical.encode(kind), len(self._kinds))
-            self._last_kind = kind
-        self._kind.append(number)
+        self._sample_members.extend(members)
+        self._sample_files.extend(files)
+        for kind in kinds:
+            if kind != self._last_kind:
+                self._last_kind = kind
+                self._kind_number = self._kinds.setdefault(canonical.encode(kind), len(self._kinds))
+            self._kind.append(self._kind_number)
 
     def encode(self) -> bytes:
         """Return the index as it stands in the chunk.
@@ -226,9 +237,10 @@ def _find_stray_member(index: ChunkIndex, tar_bytes: int) -> str | None:
     return None
 
 
-def is_file_name(name: bytes) -> bool:
-    """Return whether the bytes can be an original file name: one component without control characters."""
-    return name not in (b"", b".", b"..") and len(name.translate(None, _FORBIDDEN)) == len(name)
+def are_file_names(names: Sequence[bytes]) -> bool:
+    """Return whether each can be an original file name: one component without control characters."""
+    letters = b"".join(names)
+    return _NO_NAMES.isdisjoint(names) and len(letters.translate(None, _FORBIDDEN)) == len(letters)
 
 
 def _find_ends(texts: Sequence[bytes]) -> npt.NDArray[np.int64]:

@@ -71,6 +71,11 @@ def encode_label(label: object) -> EncodedLabel:
     return EncodedLabel(kind, text, encoder.arrays)
 
 
+def label_parts(label: EncodedLabel) -> tuple[bytes, ...]:
+    """Return what the label's members hold: its text, and its arrays."""
+    return (label.text, *label.arrays)
+
+
 def decode_label(kind: Any, text: bytes, arrays: Sequence[bytes], *, what: object) -> Any:
     """Return the label.
 

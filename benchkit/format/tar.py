@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+Size = TypeVar("Size", int, npt.NDArray[np.int64])
+"""Bytes of a member, or of each of many."""
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -40,16 +44,16 @@ def header(name: bytes, size: int) -> bytes:
 def headers(
     names: npt.NDArray[np.uint8],
     suffixes: Sequence[bytes],
-    chosen: npt.NDArray[np.uint64],
-    sizes: npt.NDArray[np.uint64],
+    chosen: npt.NDArray[np.int64],
+    sizes: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.uint8]:
     """Return what `header` does for many members, uint8, shape (n, 512).
 
     Args:
         names: What their names begin with, all of one length, uint8, shape (n, length).
         suffixes: What names end with.
-        chosen: Which of those each member's does, uint64, shape (n,).
-        sizes: Bytes of the members, fewer than 8 GiB each, uint64, shape (n,).
+        chosen: Which of those each member's does, int64, shape (n,).
+        sizes: Bytes of the members, fewer than 8 GiB each, int64, shape (n,).
     """
     length = names.shape[1]
     blank = [header(bytes(length) + suffix, 0) for suffix in suffixes]
@@ -65,10 +69,10 @@ def headers(
     return found
 
 
-def _octal(numbers: npt.NDArray[np.int64] | npt.NDArray[np.uint64], digits: int) -> npt.NDArray[np.uint8]:
+def _octal(numbers: npt.NDArray[np.int64], digits: int) -> npt.NDArray[np.uint8]:
     """Return the numbers' octal digits as text, uint8, shape (n, digits)."""
     shifts = 3 * np.arange(digits - 1, -1, -1, dtype=np.int64)
-    return ((numbers.astype(np.int64)[:, None] >> shifts & 7) + ord("0")).astype(np.uint8)
+    return ((numbers[:, None] >> shifts & 7) + ord("0")).astype(np.uint8)
 
 
 def padding(size: int) -> bytes:
@@ -76,6 +80,6 @@ def padding(size: int) -> bytes:
     return bytes(-size % BLOCK)
 
 
-def padded(size: int) -> int:
+def padded(size: Size) -> Size:
     """Return the bytes that a member's data takes in a tar."""
     return size + -size % BLOCK

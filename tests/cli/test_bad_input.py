@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.making import MadeFile
+from support.making import rows_of
 from support.scratch import NOTES, Scratch, assert_refused, flip, table_rows, truncate
 
 from benchkit.data.catalogue import publish
@@ -406,7 +406,7 @@ def publish_chunk(project: Scratch, name: bytes, label: EncodedLabel) -> str:
     store = LocalStore(project.root / "store")
     with store.temporary() as temporary:
         writer = ChunkWriter(temporary.file, codec="none")
-        writer.add_sample(b"evil", [MadeFile(name, b"000000000")], label)
+        writer.add_samples(*rows_of([(b"evil", [(name, b"000000000")], label)]))
         entry = writer.finish()
         store.adopt(temporary, layout.chunk_name("train", entry.stored, entry.codec))
     publish(store, Manifest(dataset="train", chunk_bytes=1 << 20, codec="none", chunks=(entry,)))

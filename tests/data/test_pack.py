@@ -18,7 +18,7 @@ import pytest
 import torch
 import webdataset
 
-from benchkit.data import ProcessorDataset
+from benchkit.data import ProcessorDataset, segments, sources
 from benchkit.data.catalogue import find_version, list_versions, read_manifest
 from benchkit.data.pack import JOURNAL_FOLDER, PackProgress, PackReport
 from benchkit.data.samples import Samples
@@ -313,6 +313,45 @@ def test_a_sample_of_many_and_of_large_files_is_packed_in_blocks(
     pack_small(listed([paths]))
     [(_, files)] = read_back(staging).values()
     assert files == [(os.path.basename(path), Path(path).read_bytes()) for path in paths]
+
+
+def test_samples_got_ready_one_by_one_give_the_same_bytes_as_many_together(
+    tmp_path: Path,
+    listed: type[Any],
+    pack_small: Pack,
+    contents: Callable[..., Any],
+    read_back: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = [900, 0, 513, (1 << 20) + 1, 512]
+    paths = [str(tmp_path / f"{number}.bin") for number in range(400)]
+    for number, path in enumerate(paths):
+        Path(path).write_bytes(np.random.default_rng(number).bytes(sizes[number % 97 % 5]))
+    files = [paths[:200], *([paths[number] for number in range(i, i + i % 4)] for i in range(200, 390))]
+    labels = [
+        {"large": np.zeros(100_000 * (i % 3 == 0)), "pair": (i, "x")} if i % 2 else i for i in range(191)
+    ]
+    dataset = listed(files, labels)
+    written = []
+    for together, kept_open, label_bytes in (
+        (128, 128, 1 << 20),
+        (1, 1, 0),
+        (5, 3, 1 << 20),
+        (50, 300, 5000),
+    ):
+        monkeypatch.setattr(segments, "_GROUP_SAMPLES", together)
+        monkeypatch.setattr(segments, "_GROUP_LABEL_BYTES", label_bytes)
+        for module in (segments, sources):
+            monkeypatch.setattr(module, "KEPT_OPEN", kept_open)
+        store = LocalStore(tmp_path / f"store{together}")
+        assert pack_small(dataset, staging=store).chunks > 10
+        shutil.rmtree(tmp_path / JOURNAL_FOLDER)
+        written.append(contents(store))
+    assert all(found == written[0] for found in written)
+    found = read_back(store)
+    for label, names in zip(labels, files, strict=True):
+        expected = [(os.path.basename(path), Path(path).read_bytes()) for path in names]
+        assert any(same(label, other) and expected == got for other, got in found.values())
 
 
 def test_tar_reads_every_chunk(

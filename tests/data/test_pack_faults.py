@@ -23,7 +23,7 @@ import torch
 from benchkit.data.catalogue import list_versions
 from benchkit.data.pack import JOURNAL_FOLDER, PackProgress, PackReport
 from benchkit.data.shuffle import shuffle
-from benchkit.data.sources import Source
+from benchkit.data.sources import KEPT_OPEN, Sources
 from benchkit.errors import DatasetError, LabelTypeError, SampleError, StallError
 from benchkit.format.digests import digest_key
 from benchkit.store.local import LocalStore
@@ -283,7 +283,7 @@ def test_a_file_that_is_replaced_while_its_label_is_made_is_named(many: Any, pac
 
 def test_a_file_whose_size_is_not_what_it_holds_has_changed() -> None:
     with pytest.raises(SampleError, match=r"sample 4: '/proc/self/status' changed while it was packed"):
-        read_all(Source(4, "/proc/self/status", keep_open=True))
+        read_next(Sources([4], [["/proc/self/status"]]))
 
 
 @pytest.mark.parametrize("keep_open", [True, False])
@@ -292,9 +292,13 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path, change: s
     path = tmp_path / "file.bin"
     path.write_bytes(bytes(3 << 20))
     os.utime(path, ns=(1, 1))
-    source = Source(7, str(path), keep_open=keep_open)
-    assert (source.name, source.size, source.status.st_mtime_ns) == (b"file.bin", 3 << 20, 1)
-    assert source.readinto(memoryview(bytearray(1 << 20))) == 1 << 20
+    sources = look_at(path, keep_open=keep_open)
+    assert (sources.names[-1], sources.sizes[-1], sources.statuses[-1].st_mtime_ns) == (
+        b"file.bin",
+        3 << 20,
+        1,
+    )
+    sources.read_part(memoryview(bytearray(1 << 20)))
     if change in ("grow", "shrink"):
         os.truncate(path, (3 << 20) + (1 if change == "grow" else -1))
         os.utime(path, ns=(1, 1))
@@ -308,18 +312,18 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path, change: s
         os.utime(other, ns=(1, 1))
         other.replace(path)
     with pytest.raises(SampleError, match=rf"sample 7: '{path}' changed while it was packed"):
-        source.readinto(memoryview(bytearray(2 << 20)))
-    source.close()
+        sources.read_part(memoryview(bytearray(2 << 20)))
+    sources.close()
 
 
 @pytest.mark.parametrize("keep_open", [True, False])
 def test_a_file_that_changed_before_it_is_read_is_named(tmp_path: Path, keep_open: bool) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(bytes(100))
-    source = Source(7, str(path), keep_open=keep_open)
+    sources = look_at(path, keep_open=keep_open)
     os.utime(path, ns=(2, 2))
-    with pytest.raises(SampleError, match="changed while it was packed"):
-        read_all(source)
+    with pytest.raises(SampleError, match=rf"sample 7: '{path}' changed while it was packed"):
+        read_next(sources)
 
 
 def test_a_sample_of_very_many_files_is_packed(
@@ -339,12 +343,22 @@ def test_a_sample_of_very_many_files_is_packed(
     assert [data for _, data in files] == [b"%d" % number for number in range(300)]
 
 
-def read_all(source: Source) -> None:
-    """Read a source to its end, and close it."""
+def look_at(path: Path, *, keep_open: bool) -> Sources:
+    """Return sources whose next file this is, held open or behind so many others that it is not."""
+    others = [] if keep_open else [str(path.with_name("other.bin"))] * KEPT_OPEN
+    for other in others[:1]:
+        Path(other).write_bytes(b"other")
+    sources = Sources([3, 7], [others, [str(path)]])
+    sources.read([memoryview(bytearray(5)) for _ in others])
+    return sources
+
+
+def read_next(sources: Sources) -> None:
+    """Read the last file, and close all."""
     try:
-        source.readinto(memoryview(bytearray(source.size)))
+        sources.read([memoryview(bytearray(sources.sizes[-1]))])
     finally:
-        source.close()
+        sources.close()
 
 
 def test_an_unreadable_file_is_named(listed: type[Any], pack_small: Pack) -> None:

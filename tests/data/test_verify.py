@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.making import MadeFile
+from support.making import add_sample
 
 from benchkit.data.catalogue import find_version, publish, read_manifest
 from benchkit.data.pack import PackReport
@@ -17,7 +17,6 @@ from benchkit.errors import NotFoundError
 from benchkit.format import layout
 from benchkit.format.chunk import ChunkWriter
 from benchkit.format.digests import digest_bytes
-from benchkit.format.labels import encode_label
 from benchkit.format.manifest import ChunkEntry, Manifest
 from benchkit.store.local import LocalStore
 
@@ -162,7 +161,7 @@ def write_chunk(path: Path, samples: int) -> tuple[ChunkEntry, bytes]:
         writer = ChunkWriter(file, codec="none")
         for number in range(samples):
             data = b"data %d" % number
-            writer.add_sample(b"key-%d" % number, [MadeFile(b"f.bin", data)], encode_label(number))
+            add_sample(writer, b"key-%d" % number, [(b"f.bin", data)], number)
         entry = writer.finish()
     return entry, path.read_bytes()
 

@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from support.making import MadeFile
+from support.making import add_sample
 
 from benchkit.format import layout
 from benchkit.format.chunk import ChunkWriter, Codec
-from benchkit.format.labels import encode_label
 from benchkit.format.manifest import ChunkEntry, Manifest, encode_manifest, manifest_digest
 
 FOLDER = Path(__file__).parent / "golden"
@@ -86,8 +85,8 @@ def write_chunk(samples: tuple[GoldenSample, ...], *, codec: Codec) -> tuple[byt
     sink = io.BytesIO()
     writer = ChunkWriter(sink, codec=codec)
     for sample in samples:
-        files = [MadeFile(name.encode(), data) for name, data in sample.files]
-        writer.add_sample(sample.key.encode(), files, encode_label(sample.label))
+        files = [(name.encode(), data) for name, data in sample.files]
+        add_sample(writer, sample.key.encode(), files, sample.label)
     entry = writer.finish()
     return sink.getvalue(), entry
 

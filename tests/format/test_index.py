@@ -7,13 +7,13 @@ import pytest
 import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.making import member_columns
+from support.making import add_row, member_columns
 from support.rows import read_rows
 
 from benchkit.errors import BenchKitError, DatasetError, FormatError
 from benchkit.format import index as index_module
 from benchkit.format.digests import checksum
-from benchkit.format.index import IndexBuilder, decode_index, is_file_name
+from benchkit.format.index import IndexBuilder, are_file_names, decode_index
 from benchkit.format.labels import encode_label
 from benchkit.format.tables import decode_table, encode_table
 
@@ -34,7 +34,7 @@ def build() -> tuple[bytes, bytes]:
         for data in (*files, encoded.text, *encoded.arrays):
             builder.add_members(*member_columns((len(body), len(data), checksum(data))))
             body += data
-        builder.add_sample(key.encode(), names, len(files) + 1 + len(encoded.arrays), encoded.kind)
+        add_row(builder, key.encode(), names, len(files) + 1 + len(encoded.arrays), encoded.kind)
     assert builder.samples == len(SAMPLES)
     return builder.encode(), bytes(body)
 
@@ -63,7 +63,7 @@ def visit(index) -> None:
     for row in range(index.samples):
         assert isinstance(index.key(row), str)
         for name in index.file_names(row):
-            assert is_file_name(name.encode("utf-8", "surrogateescape"))
+            assert are_file_names([name.encode("utf-8", "surrogateescape")])
         _read_or_refuse(index, [row])
     _read_or_refuse(index, range(index.samples))
 
@@ -116,7 +116,7 @@ def test_equal_kinds_are_stored_once():
     builder = IndexBuilder()
     for number in range(100):
         builder.add_members(*member_columns((0, 0, 0)))
-        builder.add_sample(b"%d" % number, [], 1, {"tuple": "json"} if number % 2 else "cls")
+        add_row(builder, b"%d" % number, [], 1, {"tuple": "json"} if number % 2 else "cls")
     index = read(builder.encode(), samples=100)
     assert index.kinds == ("cls", {"tuple": "json"})
     assert index.kind.tolist() == [0, 1] * 50
@@ -125,7 +125,7 @@ def test_equal_kinds_are_stored_once():
 def test_numbers_beyond_32_bits_widen_their_column_alone():
     builder = IndexBuilder()
     builder.add_members(*member_columns((5 << 30, 7, 1)))
-    builder.add_sample(b"k", [], 1, "cls")
+    add_row(builder, b"k", [], 1, "cls")
     index = read(builder.encode(), tar_bytes=6 << 30, samples=1)
     assert (index.member_offset.dtype, index.member_size.dtype) == (np.uint64, np.uint32)
     assert int(index.member_offset[0]) == 5 << 30
@@ -136,7 +136,7 @@ def test_undecodable_names_and_keys_come_back_as_they_are_on_disk():
     builder = IndexBuilder()
     for _ in range(2):
         builder.add_members(*member_columns((0, 0, 0)))
-    builder.add_sample(b"\xff/k", [b"\xfe.png"], 2, "cls")
+    add_row(builder, b"\xff/k", [b"\xfe.png"], 2, "cls")
     index = read(builder.encode(), samples=1)
     assert index.key(0).encode("utf-8", "surrogateescape") == b"\xff/k"
     assert index.file_names(0)[0].encode("utf-8", "surrogateescape") == b"\xfe.png"
@@ -150,7 +150,7 @@ def test_kinds_that_no_reader_takes_are_not_written():
     builder = IndexBuilder()
     for number in range(3):
         builder.add_members(*member_columns((0, 0, 0)))
-        builder.add_sample(b"", [], 1, {"dict": [[f"{number}" * (25 << 20), "float"], ["x", "json"]]})
+        add_row(builder, b"", [], 1, {"dict": [[f"{number}" * (25 << 20), "float"], ["x", "json"]]})
     with pytest.raises(DatasetError, match="3 samples have 3 combinations of types"):
         builder.encode()
 
@@ -161,23 +161,23 @@ def test_the_deepest_kind_is_read_again():
         kind = {"dict": [["a", kind], ["b", "json"]]}
     builder = IndexBuilder()
     builder.add_members(*member_columns((0, 0, 0)))
-    builder.add_sample(b"k", [], 1, kind)
+    add_row(builder, b"k", [], 1, kind)
     assert read(builder.encode(), samples=1).kinds == (kind,)
 
 
 @pytest.mark.parametrize("name", [b"a", b"...", b".a", b"a b", b"\xff", "ü".encode(), b"a\\b", b"n" * 255])
 def test_file_names(name):
-    assert is_file_name(name)
+    assert are_file_names([name, b"ok"])
 
 
 @pytest.mark.parametrize("name", [b"", b".", b"..", b"a/b", b"/", b"a\0", b"a\nb", b"\x1b[31m", b"\x7f"])
 def test_what_is_no_file_name_is_refused(name):
-    assert not is_file_name(name)
+    assert not are_file_names([b"ok", name])
     builder = IndexBuilder()
     for names in ([b"ok"], [name]):
         builder.add_members(*member_columns((0, 0, 0)))
         builder.add_members(*member_columns((0, 0, 0)))
-        builder.add_sample(b"k", names, 2, "cls")
+        add_row(builder, b"k", names, 2, "cls")
     with pytest.raises(FormatError, match=r"a file name is empty, is \. or \.\."):
         read(builder.encode(), samples=2)
 

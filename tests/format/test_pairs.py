@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from support.making import member_columns
+from support.making import add_row, member_columns
 from support.rows import read_rows
 
 from benchkit.errors import BenchKitError, CorruptError
@@ -28,7 +28,7 @@ def lay_out(samples, *, gap=b"between", label_first=False):
             body += member + gap
         for member in (data, label):
             builder.add_members(*member_columns(places[member]))
-        builder.add_sample(name, [name], 2, "cls")
+        add_row(builder, name, [name], 2, "cls")
     return decode_index(builder.encode(), tar_bytes=len(body), samples=len(samples), what="it"), body
 
 

@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 from PIL import Image
-from support.making import member_columns
+from support.making import add_row, member_columns
 from support.rows import read_rows
 
 from benchkit.errors import BenchKitError, CorruptError
@@ -31,7 +31,7 @@ def index_of(members, names, kind):
     for data in members:
         builder.add_members(*member_columns((offset, len(data), checksum(data))))
         offset += len(data)
-    builder.add_sample(b"key", names, len(members), kind)
+    add_row(builder, b"key", names, len(members), kind)
     body = b"".join(members)
     index = decode_index(builder.encode(), tar_bytes=len(body), samples=1, what="it")
     return index, lambda start, length: body[start : start + length]
@@ -116,9 +116,9 @@ def test_rows_come_in_the_order_asked_for_however_they_lie(golden, make_chunk, a
 def test_members_that_lie_apart_are_read_without_what_is_between():
     builder, body = IndexBuilder(), bytes(1 << 20) + b"5"
     builder.add_members(*member_columns((len(body) - 1, 1, checksum(b"5"))))
-    builder.add_sample(b"one", [], 1, "cls")
+    add_row(builder, b"one", [], 1, "cls")
     builder.add_members(*member_columns((0, 3, checksum(bytes(3)))))
-    builder.add_sample(b"two", [], 1, "json")
+    add_row(builder, b"two", [], 1, "json")
     index = decode_index(builder.encode(), tar_bytes=len(body), samples=2, what="it")
     lengths = []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from benchkit.data.catalogue import Version, open_catalogue, publish
 from benchkit.format import layout
-from benchkit.format.chunk import ChunkWriter, Codec
-from benchkit.format.labels import encode_label
+from benchkit.format.chunk import ChunkWriter, Codec, Rows
+from benchkit.format.digests import digest_key
+from benchkit.format.index import IndexBuilder
+from benchkit.format.labels import EncodedLabel, encode_label
 from benchkit.format.manifest import Manifest
 from benchkit.store.local import LocalStore
 
@@ -29,13 +31,47 @@ def content(number: int, size: int = 200) -> bytes:
     return np.random.default_rng(number).integers(0, 256, size, dtype=np.uint8).tobytes()
 
 
-class MadeFile(io.BytesIO):
-    """A file on its way into a chunk, made of bytes."""
+class MadeFiles:
+    """Files on their way into a chunk, made of bytes."""
 
-    def __init__(self, name: bytes, data: bytes, size: int | None = None) -> None:
-        super().__init__(data)
-        self.name = name
-        self.size = len(data) if size is None else size
+    def __init__(self, contents: Sequence[bytes]) -> None:
+        self._contents = [io.BytesIO(data) for data in contents]
+
+    def read(self, places: Sequence[memoryview]) -> None:
+        for place in places:
+            assert self._contents.pop(0).readinto(place) == len(place)
+
+    def read_part(self, place: memoryview) -> None:
+        file = self._contents[0]
+        assert file.readinto(place) == len(place)
+        if file.tell() == len(file.getvalue()):
+            del self._contents[0]
+
+
+def rows_of(
+    samples: Sequence[tuple[bytes, Sequence[tuple[bytes, bytes]], EncodedLabel]],
+) -> tuple[Rows, MadeFiles]:
+    """Return samples of a key, names and contents of files, and a label, as a chunk's writer takes them."""
+    files = [file for _, files, _ in samples for file in files]
+    rows = Rows(
+        keys=[key for key, _, _ in samples],
+        digests=[digest_key(key) for key, _, _ in samples],
+        labels=[label for _, _, label in samples],
+        counts=[len(files) for _, files, _ in samples],
+        names=[name for name, _ in files],
+        sizes=[len(data) for _, data in files],
+    )
+    return rows, MadeFiles([data for _, data in files])
+
+
+def add_sample(writer: ChunkWriter, key: bytes, files: Iterable[tuple[bytes, bytes]], label: object) -> None:
+    """Add a sample to a chunk: its key, names and contents of its files, and its label."""
+    writer.add_samples(*rows_of([(key, list(files), encode_label(label))]))
+
+
+def add_row(builder: IndexBuilder, key: bytes, names: Sequence[bytes], members: int, kind: object) -> None:
+    """Add a sample to an index."""
+    builder.add_samples([key], [len(names)], names, [members], [kind])
 
 
 def member_columns(*members: tuple[int, int, int]) -> list[npt.NDArray[np.uint64]]:
@@ -62,8 +98,7 @@ def publish_samples(
             writer = ChunkWriter(temporary.file, codec=codec)
             for i in range(start, min(samples, start + per_chunk)):
                 data = contents(i) if contents else content(i, size)
-                file = MadeFile(b"f%d.bin" % i, data)
-                writer.add_sample(b"%d" % i, [file], encode_label(i))
+                add_sample(writer, b"%d" % i, [(b"f%d.bin" % i, data)], i)
             entry = writer.finish()
             store.adopt(temporary, layout.chunk_name(name, entry.stored, entry.codec))
         entries.append(entry)
