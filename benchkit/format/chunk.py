@@ -255,14 +255,14 @@ class ChunkWriter:
         self.close()
 
     def _add_members(self, members: _Members, files: SourceFiles) -> None:
-        """Add members, as many at a time as the room holds."""
+        """Add members, so many at a time as fill a frame."""
         sizes = members.sizes
         ends = np.cumsum(tar.BLOCK + tar.padded(sizes))
         larges = [*np.flatnonzero(sizes > _WHOLE_BYTES).tolist(), len(sizes)]
         start = 0
         while start < len(sizes):
-            left = _ROOM_BYTES - self._used + (int(ends[start - 1]) if start else 0)
-            stop = min(int(np.searchsorted(ends, left, "right")), larges[0])
+            full = FRAME_BYTES - self._used + (ends[start - 1] if start else 0)
+            stop = min(int(np.searchsorted(ends, full)) + 1, larges[0])
             if start < stop:
                 self._add_whole(members.slice(start, stop), files)
             self._flush()
