@@ -19,10 +19,10 @@ from benchkit.format.digests import checksum, new_checksum
 from benchkit.format.index import ChunkIndex
 from benchkit.format.labels import EncodedLabel, label_parts
 
-FACTS_BYTES = 8
+_FACTS_BYTES = 8
 """What the facts of one row take: a checksum, little-endian."""
 
-BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 20
 """Files are read in blocks of this size."""
 
 
@@ -69,9 +69,9 @@ class PackedRows:
         self._sizes = index.member_size.tolist()
         self._checksums = index.member_checksum.tolist()
         self._kinds = [index.kinds[kind] for kind in index.kind.tolist()]
-        usable = len(known) == FACTS_BYTES * index.samples
+        usable = len(known) == _FACTS_BYTES * index.samples
         self._facts = np.frombuffer(known, dtype="<u8").copy() if usable else np.zeros(index.samples, "<u8")
-        self._buffer = memoryview(bytearray(BLOCK_BYTES))
+        self._buffer = memoryview(bytearray(_BLOCK_BYTES))
         self.bytes_read = 0
         self.source_bytes = 0
 
@@ -138,7 +138,7 @@ class PackedRows:
         """Return the checksum of the next file."""
         hasher, left = new_checksum(), size
         while True:
-            block = self._buffer[: min(left, BLOCK_BYTES)]
+            block = self._buffer[: min(left, _BLOCK_BYTES)]
             sources.read_part(block)
             left -= len(block)
             hasher.update(block)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,19 +19,20 @@ from benchkit.data.sizes import CHUNK_OVERHEAD, file_bytes, overhead_bytes, sum_
 from benchkit.data.sources import KEPT_OPEN, Sources, source_names
 from benchkit.data.staged import find_index
 from benchkit.format import canonical
-from benchkit.format.chunk import FRAME_BYTES, PROBE_RATIO, ZSTD_LEVEL, ChunkWriter, Codec, Rows
+from benchkit.format.chunk import FRAME_BYTES, PROBE_RATIO, ZSTD_LEVEL, ChunkWriter, Codec
 from benchkit.format.digests import digest_bytes
 from benchkit.format.index import INDEX_FORMAT
 from benchkit.format.labels import EncodedLabel, label_parts
 from benchkit.format.layout import chunk_name
 from benchkit.format.manifest import ChunkEntry
+from benchkit.format.members import Rows
 from benchkit.store.base import Store
 from benchkit.store.local import LocalStore
 
 _GROUP_SAMPLES = 128
-"""So many samples at most are got ready together, """
+"""So many samples at most are got ready together."""
 _GROUP_LABEL_BYTES = 1 << 20
-"""and fewer where their labels take more than this."""
+"""Fewer are where their labels take more than this."""
 
 _SEGMENT_FORMAT = 2
 """Part of a segment's digest: raised when packing would write other chunks from the same samples."""
@@ -101,8 +103,7 @@ class PackedSegment:
     bytes_read: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
+class _Group(NamedTuple):
     """Some samples ready to be written, one after the other.
 
     Attributes:
@@ -125,9 +126,7 @@ class _Group:
         return self._slice(slice(count), slice(files)), self._slice(slice(count, None), slice(files, None))
 
     def _slice(self, part: slice, files: slice) -> _Group:
-        keys, digests, labels, counts, names, sizes = self.rows
-        rows = Rows(keys[part], digests[part], labels[part], counts[part], names[files], sizes[files])
-        return _Group(rows, self.sizes[part], self.facts[part], self.sources)
+        return _Group(self.rows.take(part, files), self.sizes[part], self.facts[part], self.sources)
 
 
 def digest_options(job: PackJob) -> bytes:
@@ -197,34 +196,36 @@ class _GroupReader:
             waiting += islice(walked, _GROUP_SAMPLES - len(waiting))
             if not waiting:
                 return
-            files = list(accumulate(len(paths) for *_, paths in waiting))
+            ends = list(accumulate(len(paths) for *_, paths in waiting))
             indices, keys, digests, paths = zip(
-                *waiting[: max(1, bisect_right(files, KEPT_OPEN))], strict=True
+                *waiting[: max(1, bisect_right(ends, KEPT_OPEN))], strict=True
             )
             # What is found before labels are made must still be so once a file has been read: a label may be
             # made of what the files hold.
             with closing(Sources(indices, paths)) as sources:
-                labels = self._make_labels(indices)
-                count = len(labels)
-                counts = [*map(len, paths[:count])]
-                total = sum(counts)
-                rows = Rows(
-                    keys=keys[:count],
-                    digests=digests[:count],
-                    labels=labels,
-                    counts=counts,
-                    names=sources.names[:total],
-                    sizes=sources.sizes[:total],
-                )
-                self.source_bytes += sum(rows.sizes)
-                sizes = overhead_bytes(rows.keys, counts, rows.names, labels)
-                sizes += sum_each(counts, file_bytes(np.array(rows.sizes, dtype=np.int64)))
-                facts = digest_facts(counts, sources.paths[:total], sources.statuses[:total])
-                yield _Group(rows, sizes, facts, sources)
-            del waiting[:count]
+                done, files = 0, 0
+                for labels in self._make_labels(indices):
+                    part = slice(done, done + len(labels))
+                    counts = [*map(len, paths[part])]
+                    owned = slice(files, files + sum(counts))
+                    rows = Rows(
+                        keys=keys[part],
+                        digests=digests[part],
+                        labels=labels,
+                        counts=counts,
+                        names=sources.names[owned],
+                        sizes=sources.sizes[owned],
+                    )
+                    self.source_bytes += sum(rows.sizes)
+                    sizes = overhead_bytes(rows.keys, counts, rows.names, labels)
+                    sizes += sum_each(counts, file_bytes(np.array(rows.sizes, dtype=np.int64)))
+                    facts = digest_facts(counts, sources.paths[owned], sources.statuses[owned])
+                    yield _Group(rows, sizes, facts, sources)
+                    done, files = part.stop, owned.stop
+            del waiting[: len(indices)]
 
-    def _make_labels(self, indices: Sequence[int]) -> list[EncodedLabel]:
-        """Return the labels of the first samples: of all, unless those take much memory."""
+    def _make_labels(self, indices: Sequence[int]) -> Iterator[list[EncodedLabel]]:
+        """Yield the labels of the samples, of all at once unless those take much memory."""
         labels: list[EncodedLabel] = []
         size = 0
         for index in indices:
@@ -232,8 +233,10 @@ class _GroupReader:
             labels.append(label)
             size += sum(map(len, label_parts(label)))
             if size > _GROUP_LABEL_BYTES:
-                break
-        return labels
+                yield labels
+                labels, size = [], 0
+        if labels:
+            yield labels
 
 
 def _write_chunks(job: PackJob, groups: Iterator[_Group]) -> Iterator[tuple[ChunkEntry, bytes]]:

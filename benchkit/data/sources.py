@@ -74,7 +74,7 @@ class Sources:
         statuses: What the file system says of them; once all of a file has been read, that must still be so.
 
     Raises:
-        SampleError: One is missing or no file, naming sample and path.
+        SampleError: One is missing or no file, or has a name that cannot be one, naming sample and path.
     """
 
     def __init__(self, indices: Sequence[int], paths: Sequence[Sequence[str]]) -> None:
@@ -88,12 +88,11 @@ class Sources:
         try:
             for path in self.paths[:KEPT_OPEN]:
                 self._descriptors.append(os.open(path, _FLAGS))
-            self.statuses += map(os.fstat, self._descriptors)
+                self.statuses.append(os.fstat(self._descriptors[-1]))
             self.statuses += map(os.stat, self.paths[KEPT_OPEN:])
         except (OSError, ValueError) as error:  # ValueError: a null byte in the path
             self.close()
-            number = max(len(self._descriptors), len(self.statuses))
-            raise _cannot_read(*_find(number, indices, paths), error) from error
+            raise _cannot_read(*_find(len(self.statuses), indices, paths), error) from error
         self.sizes = [status.st_size for status in self.statuses]
         self._descriptors += [-1] * (len(self.paths) - len(self._descriptors))
         for number, status in enumerate(self.statuses):
@@ -114,7 +113,7 @@ class Sources:
             self._finish(len(some))
 
     def read_part(self, place: memoryview) -> None:
-        """Fill the place with the next bytes of the next file, which that is until its last byte is read.
+        """Fill the place with the next bytes of the file that is next until all of it has been read.
 
         Raises:
             SampleError: The file cannot be read, or is not what it was when it was looked at.

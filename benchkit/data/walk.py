@@ -18,6 +18,9 @@ from benchkit.format.digests import digest_key
 RANGE_SAMPLES = 4096
 """How many samples one task of the walk looks at."""
 
+_NAMED_TOGETHER = 128
+"""How many samples' file names are made at once."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalkedRange:
@@ -73,7 +76,9 @@ def walk_range(samples: Samples, indices: range) -> WalkedRange:
     """
     paths = list(map(samples.paths, indices))
     digests = b"".join(map(digest_key, map(samples.key, indices, paths)))
-    source_names(indices, paths)
+    for start in range(0, len(paths), _NAMED_TOGETHER):
+        part = slice(start, start + _NAMED_TOGETHER)
+        source_names(indices[part], paths[part])
     found = np.array([status.st_size for status in stat_sources(indices, paths)], dtype=np.int64)
     sizes = sum_each([*map(len, paths)], file_bytes(found)).astype(np.uint64)
     return WalkedRange(start=indices.start, digests=digests, sizes=sizes, source_bytes=int(found.sum()))

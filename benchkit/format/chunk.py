@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import io
 import mmap
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import zstandard
 
 from benchkit.format import tar
 from benchkit.format.digests import checksum, digest_bytes, new_checksum, new_hasher
 from benchkit.format.index import INDEX_NAME, IndexBuilder
-from benchkit.format.labels import EncodedLabel, label_parts
 from benchkit.format.manifest import ChunkEntry, CodecName, IndexPlace
+from benchkit.format.members import Members, Rows, SourceFiles, list_members
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -48,77 +46,6 @@ class Sink(Protocol):
 
     def write(self, data: bytes | memoryview, /) -> object:
         """Take all of the bytes; they may change once it returns."""
-
-
-class SourceFiles(Protocol):
-    """Files on their way into a chunk: each is read once, one after the other."""
-
-    def read(self, places: Sequence[memoryview], /) -> None:
-        """Fill each place with the whole of the next file."""
-
-    def read_part(self, place: memoryview, /) -> None:
-        """Fill the place with the next bytes of the next file, which that is until its last byte is read."""
-
-
-class Rows(NamedTuple):
-    """Samples on their way into a chunk.
-
-    Attributes:
-        keys: UTF-8 (undecodable file names as they are on disk), for each sample.
-        digests: What `digest_key` makes of the keys.
-        labels: What `encode_label` made of their labels.
-        counts: How many files each has.
-        names: The original base names of all files, those of a sample in the order `get_file` gave them.
-        sizes: The sizes of all files in bytes.
-    """
-
-    keys: Sequence[bytes]
-    digests: Sequence[bytes]
-    labels: Sequence[EncodedLabel]
-    counts: Sequence[int]
-    names: Sequence[bytes]
-    sizes: Sequence[int]
-
-
-class _Members(NamedTuple):
-    """Members of the tar, in order.
-
-    Attributes:
-        names: What their names begin with, uint8, shape (n, length).
-        suffixes: What names end with.
-        chosen: Which of those each member's does, int64, shape (n,).
-        sizes: Their sizes in bytes, int64, shape (n,).
-        contents: What they hold; None is the next file.
-    """
-
-    names: npt.NDArray[np.uint8]
-    suffixes: list[bytes]
-    chosen: npt.NDArray[np.int64]
-    sizes: npt.NDArray[np.int64]
-    contents: list[bytes | None]
-
-    def slice(self, start: int, stop: int) -> _Members:
-        """Return some of them."""
-        part = slice(start, stop)
-        return self._replace(
-            names=self.names[part],
-            chosen=self.chosen[part],
-            sizes=self.sizes[part],
-            contents=self.contents[part],
-        )
-
-
-def file_extension(name: bytes) -> bytes:
-    """Return the extension of a file's member: the last suffix in lower case if it is plain, else `bin`."""
-    stem, _, suffix = name.rpartition(b".")
-    plain = stem and len(suffix) <= 16 and suffix.isalnum()
-    return suffix.lower() if plain else b"bin"
-
-
-def _label_suffixes(label: EncodedLabel) -> list[bytes]:
-    """Return what the names of a label's members end with."""
-    text = b".cls" if label.kind == "cls" else b".json"
-    return [text, *[b".label.%d.npy" % number for number in range(len(label.arrays))]]
 
 
 def zstd_library() -> str:
@@ -162,42 +89,10 @@ class ChunkWriter:
 
     def add_samples(self, rows: Rows, files: SourceFiles) -> None:
         """Add samples, whose files are the next of these."""
-        contents = [
-            content
-            for count, label in zip(rows.counts, rows.labels, strict=True)
-            for content in (*[None] * count, *label_parts(label))
-        ]
-        is_file = np.array([content is None for content in contents], dtype=bool)
-        sizes, chosen = np.empty((2, len(contents)), dtype=np.int64)
-        sizes[is_file] = rows.sizes
-        sizes[~is_file] = [len(content) for content in contents if content is not None]
-        suffixes: dict[bytes, int] = {}
-        numbers = [number for count in rows.counts for number in range(count)]
-        chosen[is_file] = [
-            suffixes.setdefault(b".%d.%s" % (number, file_extension(name)), len(suffixes))
-            for number, name in zip(numbers, rows.names, strict=True)
-        ]
-        chosen[~is_file] = [
-            suffixes.setdefault(suffix, len(suffixes))
-            for label in rows.labels
-            for suffix in _label_suffixes(label)
-        ]
-        members = [
-            count + 1 + len(label.arrays) for count, label in zip(rows.counts, rows.labels, strict=True)
-        ]
-        names = np.frombuffer(b"".join(rows.digests).hex().encode(), dtype=np.uint8).reshape(len(members), -1)
-        self._add_members(
-            _Members(
-                names=np.repeat(names, members, axis=0),
-                suffixes=list(suffixes),
-                chosen=chosen,
-                sizes=sizes,
-                contents=contents,
-            ),
-            files,
-        )
+        members, counts = list_members(rows)
+        self._add_members(members, files)
         kinds = [label.kind for label in rows.labels]
-        self._index.add_samples(rows.keys, rows.counts, rows.names, members, kinds)
+        self._index.add_samples(rows.keys, rows.counts, rows.names, counts, kinds)
 
     def finish(self) -> ChunkEntry:
         """Write the index and the end of the tar, and return the chunk's entry for the manifest.
@@ -254,8 +149,8 @@ class ChunkWriter:
         """Close it."""
         self.close()
 
-    def _add_members(self, members: _Members, files: SourceFiles) -> None:
-        """Add members, so many at a time as fill a frame."""
+    def _add_members(self, members: Members, files: SourceFiles) -> None:
+        """Add members, as many at a time as fill a frame."""
         sizes = members.sizes
         ends = np.cumsum(tar.BLOCK + tar.padded(sizes))
         larges = [*np.flatnonzero(sizes > _WHOLE_BYTES).tolist(), len(sizes)]
@@ -264,15 +159,15 @@ class ChunkWriter:
             full = FRAME_BYTES - self._used + (ends[start - 1] if start else 0)
             stop = min(int(np.searchsorted(ends, full)) + 1, larges[0])
             if start < stop:
-                self._add_whole(members.slice(start, stop), files)
-            self._flush()
+                self._add_whole(members.take(start, stop), files)
+                self._flush()
             if stop == larges[0] < len(sizes):
-                self._add_large(members.slice(stop, stop + 1), files)
+                self._add_large(members.take(stop, stop + 1), files)
                 del larges[0]
                 stop += 1
             start = stop
 
-    def _add_whole(self, members: _Members, files: SourceFiles) -> None:
+    def _add_whole(self, members: Members, files: SourceFiles) -> None:
         """Add members that fit into the room together."""
         room, sizes = self._room, members.sizes
         ends = self._used + np.cumsum(tar.BLOCK + tar.padded(sizes))
@@ -291,7 +186,7 @@ class ChunkWriter:
         self._index.add_members(starts + self._tar_bytes, sizes, [*map(checksum, places)])
         self._used = int(ends[-1])
 
-    def _add_large(self, member: _Members, files: SourceFiles) -> None:
+    def _add_large(self, member: Members, files: SourceFiles) -> None:
         """Add a member that need not fit into the room, a frame at a time."""
         [size], [content] = member.sizes.tolist(), member.contents
         read_part = files.read_part if content is None else io.BytesIO(content).readinto
@@ -305,6 +200,7 @@ class ChunkWriter:
             left -= len(piece)
             self._flush()
         self._put(tar.padding(size))
+        self._flush()
         self._index.add_members([offset], [size], [hasher.intdigest()])
 
     def _put(self, data: bytes) -> None:

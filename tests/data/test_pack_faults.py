@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import random
 import resource
@@ -22,8 +24,11 @@ import torch
 
 from benchkit.data.catalogue import list_versions
 from benchkit.data.pack import JOURNAL_FOLDER, PackProgress, PackReport
+from benchkit.data.samples import Samples
+from benchkit.data.segments import PackJob, SegmentTask, pack_segment
 from benchkit.data.shuffle import shuffle
 from benchkit.data.sources import KEPT_OPEN, Sources
+from benchkit.data.walk import WalkBuilder, walk_range
 from benchkit.errors import DatasetError, LabelTypeError, SampleError, StallError
 from benchkit.format.digests import digest_key
 from benchkit.store.local import LocalStore
@@ -324,6 +329,59 @@ def test_a_file_that_changed_before_it_is_read_is_named(tmp_path: Path, keep_ope
     os.utime(path, ns=(2, 2))
     with pytest.raises(SampleError, match=rf"sample 7: '{path}' changed while it was packed"):
         read_next(sources)
+
+
+@pytest.mark.parametrize("failing", [0, 4, KEPT_OPEN - 1])
+def test_a_file_that_cannot_be_looked_at_once_it_is_open_is_named(
+    tmp_path: Path, failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = itertools.count()
+
+    def look(descriptor: int) -> os.stat_result:
+        if next(looks) == failing:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return os.stat(descriptor)
+
+    paths = [str(tmp_path / f"{number}.bin") for number in range(KEPT_OPEN + 2)]
+    for path in paths:
+        Path(path).touch()
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "fstat", look)
+    with pytest.raises(SampleError, match=f"sample 7: cannot read '{paths[failing]}': Stale file handle"):
+        Sources([7], [paths])
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_is_opened_once_whatever_its_label_takes(
+    tmp_path: Path, listed: type[Any], staging: LocalStore, write_files: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_files(tmp_path / "data", 100)
+    labels = [np.zeros(40_000 * (number % 5)) for number in range(100)]
+    samples = Samples.of(listed([[path] for path in paths], labels), tmp_path)
+    walk = WalkBuilder(100)
+    walk.add(walk_range(samples, range(100)))
+    indices, repeats, checks = walk.finish(samples).describe(np.arange(100, dtype=np.uint32))
+    opened = []
+
+    def note(path: Any, *rest: Any, **more: Any) -> int:
+        opened.append(path)
+        return true_open(path, *rest, **more)
+
+    true_open = os.open
+    monkeypatch.setattr(os, "open", note)
+    pack_segment(
+        PackJob(
+            samples=samples,
+            name="it",
+            staging=staging,
+            remote=None,
+            chunk_bytes=4 << 20,
+            codec="none",
+            checksum=False,
+        ),
+        SegmentTask(number=0, segment="", indices=indices, repeats=repeats, checks=checks, known=None),
+    )
+    assert [path for path in opened if path in paths] == paths
 
 
 def test_a_sample_of_very_many_files_is_packed(

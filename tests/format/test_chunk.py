@@ -20,13 +20,13 @@ from benchkit.format import tar
 from benchkit.format.chunk import (
     FRAME_BYTES,
     ChunkWriter,
-    file_extension,
     zstd_library,
 )
 from benchkit.format.digests import digest_bytes, digest_key
 from benchkit.format.index import decode_index
 from benchkit.format.labels import encode_label
 from benchkit.format.manifest import Manifest, encode_manifest
+from benchkit.format.members import file_extension
 
 INDEX_MEMBER = "__benchkit__/index.safetensors"
 NOISE = random.Random(0).randbytes(11 << 20)  # nothing compresses it
@@ -238,6 +238,21 @@ def test_a_zstd_chunk_is_a_row_of_frames_and_the_index_has_one_to_itself():
         assert zstandard.get_frame_parameters(piece).content_size > 0
     assert (entry.tar, entry.tar_bytes, entry.index.digest) == (plain.tar, len(tar), plain.index.digest)
     assert (entry.stored, entry.stored_bytes) == (digest_bytes(stored), len(stored))
+
+
+@pytest.mark.parametrize("short", [0, 1, 512, 513, 1536, 1537])
+def test_frames_are_cut_every_4_mib_wherever_a_member_ends(short):
+    data = bytes(FRAME_BYTES - short)
+    for samples in (
+        [("a", {"a.bin": data}, 0)],
+        [("a", {}, data.decode())],
+        [("a", {}, np.zeros(len(data), "u1"))],
+    ):
+        stored, entry = write(samples, codec="zstd")
+        *frames, index, end = frames_of(stored)
+        assert b"".join([*frames, index, end]).find(index) == entry.index.tar_offset
+        assert [len(frame) for frame in frames[:-1]] == [FRAME_BYTES] * (len(frames) - 1)
+        assert 0 < len(frames[-1]) <= FRAME_BYTES
 
 
 def test_a_plain_chunk_is_stored_as_it_is():

@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from benchkit.data.catalogue import Version, open_catalogue, publish
 from benchkit.format import layout
-from benchkit.format.chunk import ChunkWriter, Codec, Rows
+from benchkit.format.chunk import ChunkWriter, Codec
 from benchkit.format.digests import digest_key
 from benchkit.format.index import IndexBuilder
 from benchkit.format.labels import EncodedLabel, encode_label
 from benchkit.format.manifest import Manifest
+from benchkit.format.members import Rows
 from benchkit.store.local import LocalStore
 
 
