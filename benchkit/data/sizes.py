@@ -48,9 +48,10 @@ def overhead_bytes(
     Returns:
         int64, shape (n,).
     """
-    parts = [1 + len(label.arrays) for label in labels]
-    sizes = np.array([len(part) for label in labels for part in label_parts(label)], dtype=np.int64)
+    parts = [label_parts(label) for label in labels]
+    members = [*map(len, parts)]
+    sizes = np.array([len(part) for some in parts for part in some], dtype=np.int64)
     columns = _SAMPLE_COLUMNS + (_NAME_COLUMNS + _MEMBER_COLUMNS) * np.array(counts, dtype=np.int64)
-    columns += _MEMBER_COLUMNS * np.array(parts) + np.array([*map(len, keys)])
+    columns += _MEMBER_COLUMNS * np.array(members) + np.array([*map(len, keys)])
     columns += sum_each(counts, np.array([*map(len, names)], dtype=np.int64))
-    return columns + sum_each(parts, file_bytes(sizes))
+    return columns + sum_each(members, file_bytes(sizes))

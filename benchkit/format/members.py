@@ -82,11 +82,10 @@ class Members(NamedTuple):
 
 def list_members(rows: Rows) -> tuple[Members, list[int]]:
     """Return all members of samples, and how many each sample has: its files, its label's text and arrays."""
-    contents = [
-        content
-        for count, label in zip(rows.counts, rows.labels, strict=True)
-        for content in (*[None] * count, *label_parts(label))
+    members: list[tuple[bytes | None, ...]] = [
+        (*[None] * count, *label_parts(label)) for count, label in zip(rows.counts, rows.labels, strict=True)
     ]
+    contents = [content for some in members for content in some]
     is_file = np.array([content is None for content in contents], dtype=bool)
     sizes, chosen = np.empty((2, len(contents)), dtype=np.int64)
     sizes[is_file] = rows.sizes
@@ -102,7 +101,7 @@ def list_members(rows: Rows) -> tuple[Members, list[int]]:
         for label in rows.labels
         for suffix in _label_suffixes(label)
     ]
-    counts = [count + 1 + len(label.arrays) for count, label in zip(rows.counts, rows.labels, strict=True)]
+    counts = [*map(len, members)]
     names = np.frombuffer(b"".join(rows.digests).hex().encode(), dtype=np.uint8).reshape(len(counts), -1)
     names = np.repeat(names, counts, axis=0)
     return Members(names, list(suffixes), chosen, sizes, contents), counts

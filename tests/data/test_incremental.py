@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from support.album import CHUNK_BYTES, Album, forget, keys_of, manifest_of, stored
+from support.making import make_job
 
 from benchkit.data import ProcessorDataset
 from benchkit.data.catalogue import list_versions
 from benchkit.data.compare import CompareJob, CompareTask, compare_chunk
 from benchkit.data.pack import PackReport
 from benchkit.data.samples import Samples
-from benchkit.data.segments import PackJob
 from benchkit.data.upload import upload
 from benchkit.data.walk import WalkBuilder, walk_range
 from benchkit.errors import LabelTypeError, SampleError
@@ -316,15 +316,7 @@ def test_what_workers_get_and_give_can_be_pickled(album: Album, repack: Pack, st
     """Where processes are spawned, the walk and the tasks travel as pickles."""
     repack()
     samples = Samples.of(album.dataset, album.root)
-    job = PackJob(
-        samples=samples,
-        name="train",
-        staging=staging,
-        remote=None,
-        chunk_bytes=CHUNK_BYTES,
-        codec="auto",
-        checksum=False,
-    )
+    job = make_job(samples, staging, chunk_bytes=CHUNK_BYTES)
     builder = WalkBuilder(200)
     builder.add(walk_range(samples, range(200)))
     shared = CompareJob(job=job, walk=builder.finish(samples))

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+from support.making import make_job
 
 from benchkit.data import ProcessorDataset, segments, sources
 from benchkit.data.catalogue import find_version, list_versions, read_manifest
 from benchkit.data.pack import JOURNAL_FOLDER, PackProgress, PackReport
 from benchkit.data.samples import Samples
-from benchkit.data.segments import PackJob, SegmentTask, pack_segment
+from benchkit.data.segments import SegmentTask, pack_segment
 from benchkit.data.shuffle import shuffle
 from benchkit.errors import UsageError
 from benchkit.format.digests import digest_key
@@ -454,15 +455,7 @@ def test_what_workers_get_can_be_pickled(tmp_path: Path, staging: LocalStore) ->
     """Where processes are spawned, job and tasks travel as pickles."""
     numbers = np.arange(3, dtype=np.uint32)
     checks = [int.from_bytes(digest_key(b"%d" % number)[:4], "little") for number in range(3)]
-    job = PackJob(
-        samples=Samples.of(Three(), tmp_path),
-        name="train",
-        staging=staging,
-        remote=None,
-        chunk_bytes=1 << 20,
-        codec="auto",
-        checksum=False,
-    )
+    job = make_job(Samples.of(Three(), tmp_path), staging)
     task = SegmentTask(
         number=4,
         segment="s",

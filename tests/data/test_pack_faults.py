@@ -21,11 +21,12 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from support.making import make_job
 
 from benchkit.data.catalogue import list_versions
 from benchkit.data.pack import JOURNAL_FOLDER, PackProgress, PackReport
 from benchkit.data.samples import Samples
-from benchkit.data.segments import PackJob, SegmentTask, pack_segment
+from benchkit.data.segments import SegmentTask, pack_segment
 from benchkit.data.shuffle import shuffle
 from benchkit.data.sources import KEPT_OPEN, Sources
 from benchkit.data.walk import WalkBuilder, walk_range
@@ -370,15 +371,7 @@ def test_a_file_is_opened_once_whatever_its_label_takes(
     true_open = os.open
     monkeypatch.setattr(os, "open", note)
     pack_segment(
-        PackJob(
-            samples=samples,
-            name="it",
-            staging=staging,
-            remote=None,
-            chunk_bytes=4 << 20,
-            codec="none",
-            checksum=False,
-        ),
+        make_job(samples, staging, chunk_bytes=4 << 20, codec="none"),
         SegmentTask(number=0, segment="", indices=indices, repeats=repeats, checks=checks, known=None),
     )
     assert [path for path in opened if path in paths] == paths

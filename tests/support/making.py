@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchkit.data.catalogue import Version, open_catalogue, publish
+from benchkit.data.samples import Samples
+from benchkit.data.segments import PackJob
 from benchkit.format import layout
 from benchkit.format.chunk import ChunkWriter, Codec
 from benchkit.format.digests import digest_key
@@ -73,6 +75,21 @@ def add_sample(writer: ChunkWriter, key: bytes, files: Iterable[tuple[bytes, byt
 def add_row(builder: IndexBuilder, key: bytes, names: Sequence[bytes], members: int, kind: object) -> None:
     """Add a sample to an index."""
     builder.add_samples([key], [len(names)], names, [members], [kind])
+
+
+def make_job(
+    samples: Samples, staging: LocalStore, *, chunk_bytes: int = 1 << 20, codec: Codec = "auto"
+) -> PackJob:
+    """Return what packs samples as `train`."""
+    return PackJob(
+        samples=samples,
+        name="train",
+        staging=staging,
+        remote=None,
+        chunk_bytes=chunk_bytes,
+        codec=codec,
+        checksum=False,
+    )
 
 
 def member_columns(*members: tuple[int, int, int]) -> list[npt.NDArray[np.uint64]]:
