@@ -21,9 +21,9 @@ from processes import run_script
 from sides import OURS, SIDES
 
 _JOB = Path(__file__).with_name("job.py")
-_CHUNK_BYTES = 64 << 20
-# However little data there is, each of two workers has a few chunks.
-_LEAST_CHUNKS = 8
+_CHUNK_BYTES = 32 << 20  # what `pack` makes unless it is told otherwise
+# However little data there is: of two workers, one waits for the other's last chunk.
+_LEAST_CHUNKS = 16
 
 Record = dict[str, Any]
 

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +29,7 @@ from benchkit.data.segments import (
     PackJob,
     SegmentTask,
     digest_options,
-    measure_overhead,
+    measure_overheads,
     pack_segment,
 )
 from benchkit.data.walk import Walk, WalkBuilder, WalkedRange, split_walk, walk_range
@@ -44,6 +45,8 @@ CHUNK_BYTES = 32 << 20
 JOURNAL_FOLDER = Path(".benchkit") / "journal"
 """Below the project folder: nothing in staging is anything but an object of the store."""
 
+_PROBED_PART = 8
+"""So many labels are measured by one task: a task each would take longer than most of them."""
 
 Stage = Literal["walk", "compare", "pack"]
 
@@ -226,8 +229,10 @@ class _Packing:
             source_bytes += found.source_bytes
             self._tell("walk", samples, count, source_bytes, 0)
         walk = builder.finish(self._job.samples)
-        probed = pool.run(measure_overhead, walk.order[:PROBED_SAMPLES].tolist())
-        return walk, choose_allowance(list(probed))
+        probed = walk.order[:PROBED_SAMPLES].tolist()
+        parts = (probed[start : start + _PROBED_PART] for start in range(0, len(probed), _PROBED_PART))
+        overheads = chain.from_iterable(pool.run(measure_overheads, parts))
+        return walk, choose_allowance(list(overheads))
 
     def _compare(self, walk: Walk, base: Sequence[ChunkEntry]) -> Kept:
         """Return what is kept of the base's chunks."""

@@ -143,11 +143,14 @@ def digest_options(job: PackJob) -> bytes:
     return digest_bytes(canonical.encode(options)).encode()
 
 
-def measure_overhead(job: PackJob, index: int) -> int:
-    """Return the bytes that a sample takes in a chunk beside its files."""
-    paths = job.samples.paths(index)
-    names, label = source_names([index], [paths]), job.samples.label(index)
-    return int(overhead_bytes([job.samples.key(index, paths)], [len(paths)], names, [label])[0])
+def measure_overheads(job: PackJob, indices: Sequence[int]) -> list[int]:
+    """Return the bytes that each of these samples takes in a chunk beside its files."""
+    overheads = []
+    for index in indices:  # one after the other: a label may take much memory
+        paths = job.samples.paths(index)
+        key, label = job.samples.key(index, paths), job.samples.label(index)
+        overheads.append(int(overhead_bytes([key], [len(paths)], source_names([index], [paths]), [label])[0]))
+    return overheads
 
 
 def pack_segment(job: PackJob, task: SegmentTask) -> PackedSegment:

@@ -15,7 +15,7 @@ from benchkit.data.sources import source_names, stat_sources
 from benchkit.errors import SampleError
 from benchkit.format.digests import digest_key
 
-RANGE_SAMPLES = 4096
+RANGE_SAMPLES = 2048
 """How many samples one task of the walk looks at."""
 
 _NAMED_TOGETHER = 128
