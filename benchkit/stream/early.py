@@ -31,16 +31,15 @@ def can_be_early(chunk: ChunkEntry) -> bool:
     return chunk.codec == "none"
 
 
-def choose_early(numbers: Sequence[int], visits: Sequence[Visit], chunks: Sequence[ChunkEntry]) -> list[int]:
-    """Return which of these visits, by their numbers, are worth reading early."""
+def choose_early(visits: Sequence[Visit], chunks: Sequence[ChunkEntry]) -> list[Visit]:
+    """Return which of these visits are worth reading early."""
     chosen, left = [], MOST_BYTES
-    for number in numbers:
-        chunk, rows = visits[number]
+    for chunk, rows in visits:
         entry = chunks[chunk]
         size = len(rows) * entry.tar_bytes // entry.samples
         if can_be_early(entry) and size * SHARE <= entry.tar_bytes and size <= left:
             left -= size
-            chosen.append(number)
+            chosen.append((chunk, rows))
     return chosen
 
 

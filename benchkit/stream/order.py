@@ -120,7 +120,7 @@ class _Permutations:
 class Order:
     """The sequence in which the epochs of a run visit all samples; a value, whatever it keeps to be quick.
 
-    `chunks` may be called by one thread while another calls `visits`.
+    `chunks` may be called by one thread while another calls `locate`.
 
     Attributes:
         rows: Live rows of each chunk, in manifest order, (chunks,), int64, read-only; none is fine.
@@ -133,8 +133,8 @@ class Order:
 
     Example:
         >>> order = Order(rows=np.array([2, 3]), seed=0, shuffle=False, lanes=1)
-        >>> order.visits(0, np.array([0, 2, 4]))
-        [(0, [0]), (1, [0, 2])]
+        >>> order.locate(0, np.array([0, 2, 4]))
+        ([0, 1, 1], [0, 0, 2])
     """
 
     rows: Ints
@@ -178,30 +178,24 @@ class Order:
         """N, the number of samples."""
         return self._line.total
 
-    def visits(self, epoch: int, positions: Ints) -> list[tuple[int, list[int]]]:
-        """Return chunk and live rows of neighbours that lie in one chunk, in the order of the positions.
+    def locate(self, epoch: int, positions: Ints) -> tuple[list[int], list[int]]:
+        """Return the chunk of each position, and its live row there.
 
         Raises:
             UsageError: A position is outside 0 … N - 1, or the epoch is negative.
         """
-        if self.lanes == 1 and not self.shuffle and (visit := self._find_run(epoch, positions)):
-            return [visit]
-        chunks, places, table = self._find(epoch, positions)
-        shuffle, find = self.shuffle, self._permutations.find
-        visits: list[tuple[int, list[int]]] = []
-        last = -1
-        for chunk, place in zip(chunks.tolist(), places.tolist(), strict=True):
-            if chunk != last:
-                here: list[int] = []
-                visits.append((chunk, here))
-                last = chunk
-                if shuffle:
-                    permutation = find(epoch, chunk, table.row_seed, self.rows)
-            here.append(permutation[place] if shuffle else place)
-        return visits
+        if self.lanes == 1 and not self.shuffle and (found := self._find_run(epoch, positions)):
+            return found
+        found_chunks, found_places, table = self._find(epoch, positions)
+        chunks, places = found_chunks.tolist(), found_places.tolist()
+        if not self.shuffle:
+            return chunks, places
+        find = self._permutations.find
+        permutations = {chunk: find(epoch, chunk, table.row_seed, self.rows) for chunk in set(chunks)}
+        return chunks, [permutations[chunk][place] for chunk, place in zip(chunks, places, strict=True)]
 
     def chunks(self, epoch: int, positions: Ints) -> Ints:
-        """Return the chunk of each position, (n,), int64, without permuting any rows; raises as `visits`."""
+        """Return the chunk of each position, (n,), int64, without permuting any rows; raises as `locate`."""
         return self._find(epoch, positions)[0]
 
     def _find(self, epoch: int, positions: Ints) -> tuple[Ints, Ints, _EpochTable]:
@@ -216,8 +210,8 @@ class Order:
         at = table.end.searchsorted(along, side="right")
         return table.chunk[at], along + table.offset[at], table
 
-    def _find_run(self, epoch: int, positions: Ints) -> tuple[int, list[int]] | None:
-        """Return what `visits` does of neighbours in one chunk in written order; None is anything else."""
+    def _find_run(self, epoch: int, positions: Ints) -> tuple[list[int], list[int]] | None:
+        """Return what `locate` does of neighbours in one chunk in written order; None is anything else."""
         table, count = self._table(epoch), len(positions)
         if not count or not 0 <= (first := int(positions[0])) <= self.total - count:
             return None
@@ -226,7 +220,7 @@ class Order:
         if last >= table.end[at] or int(positions[-1]) != last or (positions[1:] <= positions[:-1]).any():
             return None
         row = first + int(table.offset[at])
-        return int(table.chunk[at]), list(range(row, row + count))
+        return [int(table.chunk[at])] * count, list(range(row, row + count))
 
     def _table(self, epoch: int) -> _EpochTable:
         if epoch < 0:

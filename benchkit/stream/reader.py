@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,31 +19,30 @@ from benchkit.data.catalogue import Version
 from benchkit.errors import CorruptError, DatasetError
 from benchkit.format.digests import digest_bytes
 from benchkit.format.index import ChunkIndex, decode_index
-from benchkit.format.manifest import Manifest
+from benchkit.format.manifest import ChunkEntry, Manifest
 from benchkit.format.pairs import open_samples
 from benchkit.format.sample import ReadRange, Sample, SampleReader
 from benchkit.store.base import Store
 from benchkit.stream.cache import TIMEOUT_SECONDS, ChunkCache
 from benchkit.stream.calls import CallListener
 from benchkit.stream.early import NEAR_BYTES as EARLY_NEAR_BYTES
-from benchkit.stream.early import Visit, choose_early, read_early
+from benchkit.stream.early import choose_early, read_early
 from benchkit.stream.open_chunk import OpenChunk
 from benchkit.stream.patience import call_patiently
 
 AT_ONCE_BYTES = 4 << 20
-"""So many rows are read at once that they have about these bytes together."""
+"""So many samples are read at once that they have about these bytes together."""
 
 _HEAP_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A chunk in use: cached tar, what reads it, live rows (None: all are), and about how long a row is."""
+    """A chunk in use: cached tar, what reads it, and live rows (None: all are)."""
 
     tar: OpenChunk
     samples: SampleReader
     live: npt.NDArray[np.int64] | None
-    row_bytes: float
 
 
 class ChunkReader:
@@ -72,6 +72,7 @@ class ChunkReader:
         self._version = version
         self.keep = keep
         self.timeout_seconds = TIMEOUT_SECONDS
+        self._largest_row = max(map(_row_bytes, manifest.chunks), default=0)
         self._begin()
         self.rows_read = 0
         self.chunks_opened: set[int] = set()
@@ -92,66 +93,82 @@ class ChunkReader:
         # every batch are given back and made anew, which takes longer than to read into them.
         bytes(_HEAP_BYTES)
 
-    def read(self, visits: Sequence[Visit], *, early: bool = False) -> Iterator[list[Sample]]:
-        """Yield the samples of the visits, every byte checked, as many at a time as are read at once.
+    def read(
+        self, chunks: Sequence[int], rows: Sequence[int], *, early: bool = False
+    ) -> Iterator[list[Sample]]:
+        """Yield samples in order, every byte checked, as many at a time as are read at once.
 
         Args:
-            visits: Chunks, and live rows of each.
+            chunks: The chunk of each.
+            rows: The live row of each in its chunk.
             early: Read from the store what can be, of chunks that are not in the cache.
 
         Raises:
             CorruptError: A chunk is corrupt in the store too: it was fetched again once.
         """
+        found = self._read_early(chunks, rows) if early else {}
+        for places in self._cut(chunks):
+            samples = self._read_together(chunks, rows, places, found)
+            self.rows_read += len(samples)
+            yield samples
+
+    def _cut(self, chunks: Sequence[int]) -> Iterator[range]:
+        """Yield which samples, whose chunks these are, are read at once."""
         start = 0
-        for number, samples in (self._read_early(visits) if early else {}).items():
-            yield from self._read_opened(visits[start:number])
-            self.rows_read += len(samples)
-            yield samples
-            start = number + 1
-        yield from self._read_opened(visits[start:])
+        if len(chunks) * self._largest_row > AT_ONCE_BYTES:
+            left = AT_ONCE_BYTES
+            for place, chunk in enumerate(chunks):
+                size = _row_bytes(self._manifest.chunks[chunk])
+                if size > left and place > start:
+                    yield range(start, place)
+                    start, left = place, AT_ONCE_BYTES
+                left -= size
+        yield range(start, len(chunks))
 
-    def _read_opened(self, visits: Sequence[Visit]) -> Iterator[list[Sample]]:
-        """Yield the samples of the visits out of the cache."""
-        waiting = [*reversed(visits)]
-        while waiting:
-            samples: list[Sample] = []
-            left: float = AT_ONCE_BYTES
-            with self._used():
-                while waiting and left > 0:
-                    chunk, rows = waiting.pop()
-                    opened = self._open(chunk)
-                    if len(rows) * opened.row_bytes > left:
-                        most = max(1, int(left / opened.row_bytes))
-                        waiting.append((chunk, rows[most:]))
-                        rows = rows[:most]
-                    left -= len(rows) * opened.row_bytes
-                    try:
-                        samples += opened.samples.read(
-                            rows if opened.live is None else opened.live[rows].tolist()
-                        )
-                    except CorruptError as error:
-                        self._discard(chunk, error)
-                        waiting.append((chunk, rows))
-            self.rows_read += len(samples)
-            yield samples
+    def _read_together(
+        self, chunks: Sequence[int], rows: Sequence[int], places: range, found: dict[int, Sample]
+    ) -> list[Sample]:
+        """Return some of the samples, those of a chunk read together; found are some by their places."""
+        part = slice(places.start, places.stop)
+        together: list[Sample] = []
+        with self._used():
+            if not found and len(set(chunks[part])) == 1:
+                return self._read_rows(chunks[places.start], rows[part])
+            groups = _group([place for place in places if place not in found] if found else places, chunks)
+            for chunk, here in groups.items():
+                together += self._read_rows(chunk, [rows[place] for place in here])
+        found.update(zip(chain.from_iterable(groups.values()), together, strict=True))
+        return list(map(found.pop, places))
 
-    def _read_early(self, visits: Sequence[Visit]) -> dict[int, list[Sample]]:
-        """Return samples of chunks that are not in the cache, by the numbers of their visits."""
-        entries = self._manifest.chunks
+    def _read_rows(self, chunk: int, rows: Sequence[int]) -> list[Sample]:
+        """Return the samples of a chunk's live rows out of the cache."""
+        while True:
+            opened = self._open(chunk)
+            try:
+                return opened.samples.read(rows if opened.live is None else opened.live[rows].tolist())
+            except CorruptError as error:
+                self._discard(chunk, error)
+
+    def _read_early(self, chunks: Sequence[int], rows: Sequence[int]) -> dict[int, Sample]:
+        """Return samples of chunks that are not in the cache, by their places."""
+        entries, groups = self._manifest.chunks, _group(range(len(chunks)), chunks)
         with self._used():
             away = [
-                number
-                for number, (chunk, _) in enumerate(visits)
+                (chunk, [rows[place] for place in places])
+                for chunk, places in groups.items()
                 if chunk not in self._opened and not self._cache.holds(entries[chunk])
             ]
-        chosen = choose_early(away, visits, entries)
+        visits = choose_early(away, entries)
         samples = call_patiently(
-            partial(read_early, [visits[number] for number in chosen], self._read_from_store),
+            partial(read_early, visits, self._read_from_store),
             state=bool,
             seconds=self.timeout_seconds,
             what=f"reading rows of {self._version.label} from {self._store.url}",
         )
-        return {number: found for number, found in zip(chosen, samples, strict=True) if found}
+        found: dict[int, Sample] = {}
+        for (chunk, _), some in zip(visits, samples, strict=True):
+            found.update(zip(groups[chunk], some or ()))  # noqa: B905 - none where that failed
+        return found
 
     def _read_from_store(self, chunk: int, live_rows: Sequence[int]) -> list[Sample]:
         entry = self._manifest.chunks[chunk]
@@ -250,7 +267,7 @@ class ChunkReader:
             else:
                 samples = open_samples(index, tar.read, what=self.describe_chunk(chunk))
                 live = entry.live_rows() if entry.dead else None
-                return _Opened(tar, samples, live, entry.tar_bytes / entry.samples)
+                return _Opened(tar, samples, live)
 
     def _decode_index(self, read: ReadRange, chunk: int) -> ChunkIndex:
         entry, what = self._manifest.chunks[chunk], self.describe_chunk(chunk)
@@ -291,6 +308,22 @@ class ChunkReader:
             ) from error
         self._refetched.add(chunk)
         self._cache.discard(tar)
+
+
+def _row_bytes(chunk: ChunkEntry) -> int:
+    """Return about how many bytes a row of a chunk takes."""
+    return chunk.tar_bytes // chunk.samples
+
+
+def _group(places: Iterable[int], chunks: Sequence[int]) -> dict[int, list[int]]:
+    """Return the places of samples by their chunks."""
+    groups: dict[int, list[int]] = {}
+    for place in places:
+        if (chunk := chunks[place]) in groups:
+            groups[chunk].append(place)
+        else:
+            groups[chunk] = [place]
+    return groups
 
 
 def check_rows(manifest: Manifest, label: str) -> npt.NDArray[np.int64]:

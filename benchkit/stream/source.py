@@ -175,8 +175,8 @@ class Source:
     def _read_on(self) -> Iterator[Iterator[Sample]]:
         """Yield the samples as they are read, some at a time, each time as an iterator that is counted."""
         opened = self.open()
-        visits = opened.order.visits(self._epoch, self._positions)
-        for samples in opened.reader.read(visits, early=self._early):
+        chunks, rows = opened.order.locate(self._epoch, self._positions)
+        for samples in opened.reader.read(chunks, rows, early=self._early):
             self._read += len(samples)
             self._waiting = iter(samples)
             yield self._waiting
@@ -188,5 +188,5 @@ class Source:
     def describe_last(self) -> str:
         """Return the sample that was handed out last, as people look for it."""
         opened = self.open()
-        ((chunk, (row,)),) = opened.order.visits(self._epoch, self.handed[-1:])
+        [chunk], [row] = opened.order.locate(self._epoch, self.handed[-1:])
         return opened.reader.describe(chunk, row)

@@ -259,7 +259,7 @@ def test_in_written_order_any_positions_are_found_neighbours_or_not():
 )
 def test_positions_and_epochs_outside_their_bounds_are_refused(epoch, positions, told):
     order = make([3, 4])
-    for find in (order.visits, order.chunks):
+    for find in (order.locate, order.chunks):
         with pytest.raises(UsageError, match=told):
             find(epoch, np.array(positions))
 

@@ -9,7 +9,7 @@ from support.reading import open_reader
 from benchkit.errors import CorruptError
 
 PER_CHUNK, SIZE = 10, 5000
-VISITS = [(2, [7, 1]), (0, [9]), (3, [5, 6, 0]), (2, [0])]
+CHUNKS, ROWS = [2, 2, 0, 3, 3, 3, 2], [7, 1, 9, 5, 6, 0, 0]
 LABELS = [27, 21, 9, 35, 36, 30, 20]
 
 
@@ -34,8 +34,8 @@ def labels(samples):
     return [label for label, _ in samples]
 
 
-def test_small_visits_are_read_together(reader):
-    assert [labels(samples) for samples in reader.read(VISITS)] == [LABELS]
+def test_small_samples_are_read_together_and_come_in_order(reader):
+    assert [labels(samples) for samples in reader.read(CHUNKS, ROWS)] == [LABELS]
     assert reader.rows_read == len(LABELS)
 
 
@@ -49,9 +49,9 @@ def test_small_visits_are_read_together(reader):
 )
 def test_no_more_is_read_at_once_than_is_to_be(reader, monkeypatch, rows_at_once, expected):
     entry = reader._manifest.chunks[0]
-    monkeypatch.setattr("benchkit.stream.reader.AT_ONCE_BYTES", rows_at_once * entry.tar_bytes / PER_CHUNK)
+    monkeypatch.setattr("benchkit.stream.reader.AT_ONCE_BYTES", rows_at_once * entry.tar_bytes // PER_CHUNK)
     found, rows = [], []
-    for samples in reader.read(VISITS):
+    for samples in reader.read(CHUNKS, ROWS):
         found.append(labels(samples))
         rows.append(reader.rows_read)
     assert found == expected
@@ -59,19 +59,19 @@ def test_no_more_is_read_at_once_than_is_to_be(reader, monkeypatch, rows_at_once
 
 
 def test_a_chunk_that_is_found_bad_is_fetched_again_and_its_rows_come_in_their_place(reader):
-    assert labels(next(reader.read(VISITS))) == LABELS
+    assert labels(next(reader.read(CHUNKS, ROWS))) == LABELS
     reader.let_go()
     damage(reader, 35)
-    assert [labels(samples) for samples in reader.read(VISITS)] == [LABELS]
+    assert [labels(samples) for samples in reader.read(CHUNKS, ROWS)] == [LABELS]
     assert len(reader._store.fetches()) == 4
     damage(reader, 30)
     with pytest.raises(CorruptError, match=r"of row 0 of chunk .* is corrupt: .*fetched again once"):
-        list(reader.read(VISITS))
-    assert labels(next(reader.read(VISITS[:2]))) == LABELS[:3]
+        list(reader.read(CHUNKS, ROWS))
+    assert labels(next(reader.read(CHUNKS[:3], ROWS[:3]))) == LABELS[:3]
 
 
 def test_reading_that_is_broken_off_leaves_nothing_open_once_it_is_let_go(reader):
-    reading = reader.read(VISITS)
+    reading = reader.read(CHUNKS, ROWS)
     next(reading)
     reading.close()
     tars = [opened.tar for opened in reader._opened.values()]

@@ -20,12 +20,12 @@ def make(rows, *, seed=0, shuffle=True, lanes=4):
 def visit(order, epoch, positions=None):
     """The (chunk, row) of positions, all when none are named."""
     positions = np.arange(order.total) if positions is None else positions
-    return [(chunk, row) for chunk, rows in order.visits(epoch, positions) for row in rows]
+    return list(zip(*order.locate(epoch, positions), strict=True))
 
 
 def locate(order, epoch, positions):
     """The chunks and the rows of positions, each an array of int64."""
-    chunks, rows = np.array(visit(order, epoch, positions), dtype=np.int64).reshape(-1, 2).T
+    chunks, rows = np.array(order.locate(epoch, positions), dtype=np.int64)
     return chunks, rows
 
 
