@@ -48,6 +48,17 @@ class S3Client:
         self.bucket_seen = False
         self._lock = threading.Lock()
         self._client: Any = None
+        self._readers: set[object] = set()
+
+    @contextmanager
+    def sharing(self) -> Iterator[Collection[object]]:
+        """Give those that read a large object now, the caller among them: they share what is read ahead."""
+        reader = object()
+        self._readers.add(reader)
+        try:
+            yield self._readers
+        finally:
+            self._readers.remove(reader)
 
     def call(
         self, operation: str, place: Place, *, expected: Collection[str] = (), **parameters: Any

@@ -6,10 +6,10 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from benchkit.errors import StoreError
@@ -17,8 +17,8 @@ from benchkit.store.retry import TransientError, Tries
 from benchkit.store.s3_client import S3Client
 from benchkit.store.s3_errors import OUT_OF_RANGE, Place
 
-PART_BYTES = 4 << 20
-PARTS_AHEAD = 4
+PART_BYTES = 16 << 20  # a request takes boto3 about as long as receiving some MiB
+PARTS_AHEAD = 4  # of all objects that are read at once together, but one of each at least
 TRICKLE_BYTES = 64 << 10  # a request that brings less within stall_timeout_seconds is given up
 _BLOCK_BYTES = 256 << 10
 _RESTARTS = 5
@@ -97,14 +97,18 @@ class _Reading:
             yield from head
             return
         starts = iter(range(head_end, self._end, PART_BYTES))
-        with ThreadPoolExecutor(PARTS_AHEAD, thread_name_prefix="benchkit-s3-read") as pool:
-            ahead = deque(pool.submit(self._gather, start) for start in islice(starts, PARTS_AHEAD))
+        ahead: deque[Future[list[bytes]]] = deque()
+        with (
+            self._client.sharing() as readers,
+            ThreadPoolExecutor(PARTS_AHEAD, thread_name_prefix="benchkit-s3-read") as pool,
+        ):
+            part: Iterable[bytes] = filter(None, chain([begun], head))
             try:
-                yield from [block for block in (begun, *head) if block]
-                while ahead:
-                    part = ahead.popleft().result()
-                    ahead.extend(pool.submit(self._gather, start) for start in islice(starts, 1))
+                while part:
+                    more = max(1, PARTS_AHEAD // len(readers)) - len(ahead)
+                    ahead.extend(pool.submit(self._gather, start) for start in islice(starts, max(0, more)))
                     yield from part
+                    part = ahead.popleft().result() if ahead else ()
             finally:
                 self._end_threads(ahead)
 

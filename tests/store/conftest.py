@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.s3_servers import Bucket
-from support.s3_stores import open_bucket
+from support.s3_stores import MIB, open_bucket
 
 from benchkit.store.s3 import S3Store
 
@@ -20,3 +20,9 @@ def bucket(request: pytest.FixtureRequest) -> Bucket:
 def store(bucket: Bucket) -> S3Store:
     """Return a store in a new bucket of each server in turn."""
     return open_bucket(bucket)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read in parts that are small beside the objects of the tests."""
+    monkeypatch.setattr("benchkit.store.s3_read.PART_BYTES", 4 * MIB)

@@ -46,7 +46,7 @@ from benchkit.store.s3 import S3Store
 ATTEMPTS = 3
 STALL_SECONDS = 1.0
 
-pytestmark = pytest.mark.usefixtures("s3_environment", "short_waits")
+pytestmark = pytest.mark.usefixtures("s3_environment", "short_waits", "small_parts")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from support.fault_proxy import FaultProxy
 from support.faults import Fault, Request
+from support.reading import wait_for
 from support.s3_servers import Bucket
 from support.s3_stores import MIB, PREFIX, open_bucket
 
@@ -20,6 +22,8 @@ from benchkit.settings import S3Settings
 from benchkit.store.s3 import S3Store
 
 LARGE = random.Random(8).randbytes(23 * MIB + 3)
+
+pytestmark = pytest.mark.usefixtures("small_parts")
 
 
 def s3_threads() -> list[str]:
@@ -60,6 +64,21 @@ def test_no_thread_outlives_a_stream_that_is_closed_fails_or_ends(
         with pytest.raises(StoreError, match="s3:GetObject"):
             list(proxied.stream("large"))
     assert s3_threads() == []
+
+
+def test_objects_that_are_read_at_once_share_what_is_read_ahead() -> None:
+    with serve(content_range=f"bytes {{first}}-{{last}}/{len(LARGE)}") as service:
+        streams, total = [], 0
+        for parts in (1 + 4, 1 + 2, 1 + 1, 1 + 1, 1 + 1):
+            streams.append(service.store.stream("a"))
+            begun = next(streams[-1])
+            total += parts
+            wait_for(lambda total=total: len(service.asked) == total)  # type: ignore[misc]
+        time.sleep(0.1)
+        assert len(service.asked) == total
+        assert begun + b"".join(streams[-1]) == LARGE
+        for stream in streams:
+            stream.close()  # type: ignore[attr-defined]
 
 
 def test_an_object_replaced_while_it_is_read_is_read_anew_or_is_an_error(swift_bucket: Bucket) -> None:

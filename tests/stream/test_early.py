@@ -64,7 +64,8 @@ def test_what_is_in_the_cache_or_much_of_its_chunk_is_read_from_the_chunk(projec
     most = PER_CHUNK // SHARE
     assert contents(reader.read([1] * most, range(most), early=True)) == expected(*range(40, 40 + most))
     assert not reader._store.fetches()
-    assert contents(reader.read([1] * (most + 1), range(most + 1), early=True)) == expected(*range(40, 41 + most))
+    more = contents(reader.read([1] * (most + 1), range(most + 1), early=True))
+    assert more == expected(*range(40, 41 + most))
     assert len(reader._store.fetches()) == 1
     reader.let_go()
     size = reader._manifest.chunks[1].tar_bytes
