@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from latency import LatencyProxy
 
 SUPPORT = Path(__file__).resolve().parent.parent / "tests"
 _AT_ONCE = 4
@@ -49,9 +50,13 @@ def serve_objects(latencies_ms: set[int], *, endpoint: str = "", bucket: str = "
     """
     if str(SUPPORT) not in sys.path:
         sys.path.append(str(SUPPORT))
-    from support.fault_proxy import FaultProxy  # noqa: PLC0415  # the path to them is made here
-    from support.faults import Fault  # noqa: PLC0415
-    from support.s3_servers import ENVIRONMENT, Bucket, Server, make_bucket, serve_swift  # noqa: PLC0415
+    from support.s3_servers import (  # noqa: PLC0415  # the path to it is made here
+        ENVIRONMENT,
+        Bucket,
+        Server,
+        make_bucket,
+        serve_swift,
+    )
 
     with contextlib.ExitStack() as stack:
         if endpoint:
@@ -64,7 +69,5 @@ def serve_objects(latencies_ms: set[int], *, endpoint: str = "", bucket: str = "
             place = make_bucket(server)
         endpoints = {0: server.endpoint}
         for latency in latencies_ms - {0}:
-            proxy = stack.enter_context(FaultProxy(server.endpoint))
-            proxy.inject(Fault("request", "stall", seconds=latency / 1000), times=math.inf)
-            endpoints[latency] = proxy.url
+            endpoints[latency] = stack.enter_context(LatencyProxy(server.endpoint, latency / 1000)).url
         yield Objects(place, endpoints)
