@@ -17,8 +17,8 @@ from benchkit.store.retry import TransientError, Tries
 from benchkit.store.s3_client import S3Client
 from benchkit.store.s3_errors import OUT_OF_RANGE, Place
 
-PART_BYTES = 16 << 20  # a request takes boto3 about as long as receiving some MiB
-PARTS_AHEAD = 4  # of all objects that are read at once together, but one of each at least
+PART_BYTES = 32 << 20  # a default chunk: a request takes boto3 as long as receiving some MiB
+PARTS_AHEAD = 3  # of all objects that are read at once together, but one of each at least
 TRICKLE_BYTES = 64 << 10  # a request that brings less within stall_timeout_seconds is given up
 _BLOCK_BYTES = 256 << 10
 _RESTARTS = 5

@@ -21,7 +21,7 @@ from support.s3_stores import MIB, open_bucket, watch
 from benchkit.settings import S3Settings
 from benchkit.store.base import ObjectInfo, Sweepable
 from benchkit.store.s3 import S3Store
-from benchkit.store.s3_read import PART_BYTES, PARTS_AHEAD
+from benchkit.store.s3_read import PARTS_AHEAD
 
 LARGE = random.Random(7).randbytes(23 * MIB + 3)
 
@@ -56,6 +56,7 @@ def test_a_large_object_is_written_in_parts_and_read_back(
     assert sum("partNumber=" in request.url for request in requests) == 2 * 5
 
 
+@pytest.mark.usefixtures("small_parts")
 def test_reading_takes_a_few_parts_of_memory_and_writing_less(swift_bucket: Bucket, tmp_path: Path) -> None:
     store = open_bucket(swift_bucket)
     with open(tmp_path / "file", "wb") as file:
@@ -72,7 +73,7 @@ def test_reading_takes_a_few_parts_of_memory_and_writing_less(swift_bucket: Buck
             time.sleep(0.001)  # so that what is fetched ahead can get ahead
         assert size == 100 * MIB
         peak = tracemalloc.get_traced_memory()[1]
-        assert peak < (PARTS_AHEAD + 2) * PART_BYTES
+        assert peak < (PARTS_AHEAD + 2) * 4 * MIB
     finally:
         tracemalloc.stop()
 
