@@ -18,6 +18,7 @@ from benchkit.stream.chunks import IterableChunk, source_of
 from benchkit.stream.course import Course, CourseSampler
 from benchkit.stream.lookahead import Lookahead
 from benchkit.stream.options import LoaderOptions, Shard, resolve_shard
+from benchkit.stream.patience import await_fetches
 from benchkit.stream.reports import BatchReport, PassReport
 from benchkit.stream.room import machine_lanes
 from benchkit.stream.source import OpenedVersion
@@ -227,6 +228,8 @@ class ChunkLoader(DataLoader[Any]):
         self._whole = whole = at_once = False
         loaded: Iterator[LoadedBatch] | None = self._iterator
         prepare_folder()
+        if self.num_workers and loaded is None:
+            await_fetches()
         try:
             with self._waiting_for(loaded), self.batch_sampler.beginning(course):  # type: ignore[union-attr]
                 loaded = (

@@ -16,6 +16,7 @@ from benchkit.stream.calls import LOOK_SECONDS
 from benchkit.stream.course import BatchPlan
 from benchkit.stream.early import can_be_early
 from benchkit.stream.open_chunk import OpenChunk
+from benchkit.stream.patience import FETCH_NAME
 from benchkit.stream.source import OpenedVersion
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Lookahead:
                 chunk = self._wanted.popleft()
                 if chunk in self._last_need and chunk not in self._fetching:
                     self._fetching.add(chunk)
-                    threading.Thread(target=self._bring, args=(chunk,), name=_NAME, daemon=True).start()
+                    threading.Thread(target=self._bring, args=(chunk,), name=FETCH_NAME, daemon=True).start()
 
     def _bring(self, chunk: int) -> None:
         """Fetch a chunk and hold it; an error is left to the reader, which meets it when it gets there."""

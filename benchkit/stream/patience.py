@@ -13,6 +13,9 @@ from benchkit.errors import StallError
 T = TypeVar("T")
 
 STDERR = 2
+FETCH_NAME = "benchkit-fetch"
+"""The name of threads that wait for a store."""
+_FETCHES_SECONDS = 1.0
 _LOOK_SECONDS = 0.1
 _LATER_SECONDS = 0.5
 """By how much a call that counts the time itself comes first, and says more."""
@@ -58,6 +61,18 @@ class Patience:
         return True
 
 
+def await_fetches() -> None:
+    """Wait a moment for what this process fetches, as a pass that was broken off may have left it behind.
+
+    To be called before a fork: a lock that a thread holds then (OpenSSL's are among them) is never free in
+    the child. A fetch that stands still holds none.
+    """
+    deadline = time.monotonic() + _FETCHES_SECONDS
+    for thread in threading.enumerate():
+        if thread.name == FETCH_NAME and thread is not threading.current_thread():
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
 def call_patiently(call: Callable[[], T], *, state: Callable[[], object], seconds: float, what: str) -> T:
     """Return what the call returns, made in a thread that is left behind when nothing moves for too long.
 
@@ -79,7 +94,7 @@ def call_patiently(call: Callable[[], T], *, state: Callable[[], object], second
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             errors.append(error)
 
-    thread = threading.Thread(target=run, name="benchkit-fetch", daemon=True)
+    thread = threading.Thread(target=run, name=FETCH_NAME, daemon=True)
     patience = Patience(seconds)
     thread.start()
     thread.join(_LOOK_SECONDS)

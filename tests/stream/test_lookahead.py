@@ -15,6 +15,8 @@ from benchkit import IterableChunk, get_dataset
 from benchkit.stream.chunks import source_of
 from benchkit.stream.course import BatchPlan
 from benchkit.stream.lookahead import AHEAD_STEPS, Lookahead
+from benchkit.stream.patience import FETCH_NAME
+from benchkit.stream.workers import take_over
 
 
 class Labels(IterableChunk):
@@ -117,3 +119,22 @@ def test_breaking_off_a_pass_ends_its_threads(loader):
         break
     wait_for(lambda: not threads())
     assert source_of(loader.dataset._chunk).open().reader._opened == {}
+
+
+def test_workers_are_forked_once_fetches_that_were_left_behind_have_ended(project, monkeypatch):
+    publish_samples(project, "numbers", 8, per_chunk=4)
+    stuck, alive = threading.Event(), []
+    ending = threading.Thread(target=time.sleep, args=(0.8,), name=FETCH_NAME, daemon=True)
+    standing = threading.Thread(target=stuck.wait, name=FETCH_NAME, daemon=True)
+
+    def note(loaded):
+        alive.append(ending.is_alive())
+        take_over(loaded)
+
+    monkeypatch.setattr("benchkit.stream.loader.take_over", note)
+    ending.start()
+    standing.start()
+    assert len(next(iter(get_dataset(Labels, True, "numbers", 4, 2)))) == 4
+    assert alive == [False]
+    assert standing.is_alive()
+    stuck.set()
