@@ -52,7 +52,7 @@ class S3Client:
 
     @contextmanager
     def sharing(self) -> Iterator[Collection[object]]:
-        """Give those that read an object now, the caller among them: they share what is read ahead."""
+        """Give those that read objects in parts now, the caller among them: they share what is read ahead."""
         reader = object()
         self._readers.add(reader)
         try:

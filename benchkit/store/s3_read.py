@@ -92,9 +92,9 @@ class _Reading:
         head_end = min(self._start + PART_BYTES, self._end)
         head = self._part(self._start, head_end)
         begun = next(head, b"")  # from here on the size is known
-        if not self._ranged:
-            yield from filter(None, [begun])
-            yield from head
+        part: Iterable[bytes] = filter(None, chain([begun], head))
+        if not self._ranged or self._end <= head_end:
+            yield from part
             return
         starts = iter(range(head_end, self._end, PART_BYTES))
         ahead: deque[Future[list[bytes]]] = deque()
@@ -102,7 +102,6 @@ class _Reading:
             self._client.sharing() as readers,
             ThreadPoolExecutor(PARTS_AHEAD, thread_name_prefix="benchkit-s3-read") as pool,
         ):
-            part: Iterable[bytes] = filter(None, chain([begun], head))
             try:
                 while part:
                     more = max(1, PARTS_AHEAD // len(readers)) - len(ahead)

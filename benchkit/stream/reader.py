@@ -19,7 +19,7 @@ from benchkit.data.catalogue import Version
 from benchkit.errors import CorruptError, DatasetError
 from benchkit.format.digests import digest_bytes
 from benchkit.format.index import ChunkIndex, decode_index
-from benchkit.format.manifest import ChunkEntry, Manifest
+from benchkit.format.manifest import Manifest
 from benchkit.format.pairs import open_samples
 from benchkit.format.sample import ReadRange, Sample, SampleReader
 from benchkit.store.base import Store
@@ -72,7 +72,6 @@ class ChunkReader:
         self._version = version
         self.keep = keep
         self.timeout_seconds = TIMEOUT_SECONDS
-        self._largest_row = max(map(_row_bytes, manifest.chunks), default=0)
         self._begin()
         self.rows_read = 0
         self.chunks_opened: set[int] = set()
@@ -114,15 +113,15 @@ class ChunkReader:
 
     def _cut(self, chunks: Sequence[int]) -> Iterator[range]:
         """Yield which samples, whose chunks these are, are read at once."""
-        start = 0
-        if len(chunks) * self._largest_row > AT_ONCE_BYTES:
-            left = AT_ONCE_BYTES
+        entries = self._manifest.chunks
+        sizes = {chunk: entries[chunk].tar_bytes // entries[chunk].samples for chunk in set(chunks)}
+        start, left = 0, AT_ONCE_BYTES
+        if len(chunks) * max(sizes.values(), default=0) > left:
             for place, chunk in enumerate(chunks):
-                size = _row_bytes(self._manifest.chunks[chunk])
-                if size > left and place > start:
+                if sizes[chunk] > left and place > start:
                     yield range(start, place)
                     start, left = place, AT_ONCE_BYTES
-                left -= size
+                left -= sizes[chunk]
         yield range(start, len(chunks))
 
     def _read_together(
@@ -134,7 +133,7 @@ class ChunkReader:
         with self._used():
             if not found and len(set(chunks[part])) == 1:
                 return self._read_rows(chunks[places.start], rows[part])
-            groups = _group([place for place in places if place not in found] if found else places, chunks)
+            groups = _group([place for place in places if place not in found], chunks)
             for chunk, here in groups.items():
                 together += self._read_rows(chunk, [rows[place] for place in here])
         found.update(zip(chain.from_iterable(groups.values()), together, strict=True))
@@ -167,7 +166,8 @@ class ChunkReader:
         )
         found: dict[int, Sample] = {}
         for (chunk, _), some in zip(visits, samples, strict=True):
-            found.update(zip(groups[chunk], some or ()))  # noqa: B905 - none where that failed
+            if some:
+                found.update(zip(groups[chunk], some, strict=True))
         return found
 
     def _read_from_store(self, chunk: int, live_rows: Sequence[int]) -> list[Sample]:
@@ -310,19 +310,11 @@ class ChunkReader:
         self._cache.discard(tar)
 
 
-def _row_bytes(chunk: ChunkEntry) -> int:
-    """Return about how many bytes a row of a chunk takes."""
-    return chunk.tar_bytes // chunk.samples
-
-
 def _group(places: Iterable[int], chunks: Sequence[int]) -> dict[int, list[int]]:
     """Return the places of samples by their chunks."""
     groups: dict[int, list[int]] = {}
     for place in places:
-        if (chunk := chunks[place]) in groups:
-            groups[chunk].append(place)
-        else:
-            groups[chunk] = [place]
+        groups.setdefault(chunks[place], []).append(place)
     return groups
 
 

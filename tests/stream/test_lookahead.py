@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support.making import publish_samples
 from support.noted_store import NotedStore
+from support.reading import wait_for
 
 from benchkit import IterableChunk, get_dataset
 from benchkit.stream.chunks import source_of
@@ -23,13 +24,6 @@ class Labels(IterableChunk):
     def _data_iterator(self):
         for label, _ in super()._data_iterator():
             yield label
-
-
-def wait_for(condition, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -138,3 +132,4 @@ def test_workers_are_forked_once_fetches_that_were_left_behind_have_ended(projec
     assert alive == [False]
     assert standing.is_alive()
     stuck.set()
+    standing.join()
