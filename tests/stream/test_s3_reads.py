@@ -58,7 +58,7 @@ def proxy(
         yield proxy
 
 
-def train(workers: int = 0, timeout_seconds: float = 300) -> list[int]:
+def train(workers: int = 0, timeout_seconds: float = 100) -> list[int]:
     """Return the labels of one pass."""
     options = LoaderOptions(timeout_seconds=timeout_seconds)
     loader = get_dataset(Checked, True, "train", 5, workers, loader=options)
