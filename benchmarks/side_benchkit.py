@@ -11,8 +11,6 @@ from cases import BATCH_SIZE, Case, Form, Place
 from rows import PIXELS, collate_of, row_maker
 
 from benchkit import IterableChunk, LoaderOptions, ProcessorDataset, decode_image, get_dataset
-from benchkit.data.pack import pack as pack_dataset
-from benchkit.data.upload import upload
 from benchkit.store.local import LocalStore
 
 NAME = "bench"
@@ -73,6 +71,8 @@ class Loader:
 
 def pack(files: Sequence[str], out: Path, case: Case, place: Place) -> None:
     """Pack the files into the staging of a project of its own."""
+    from benchkit.data.pack import pack as pack_dataset  # noqa: PLC0415  # a training does not import it
+
     _make_project(out, "store")
     pack_dataset(
         Files(files),
@@ -87,6 +87,8 @@ def pack(files: Sequence[str], out: Path, case: Case, place: Place) -> None:
 
 def publish(out: Path) -> Path:
     """Upload what is packed, and return the folder of the store."""
+    from benchkit.data.upload import upload  # noqa: PLC0415
+
     upload(LocalStore(out / "ProjectDatasets"), LocalStore(out / "store"), NAME)
     return out / "store"
 
