@@ -48,7 +48,7 @@ class Course:
         shard: This process's part.
         drop: Whether an incomplete last batch is left out.
         keep: Chunks that a reader keeps open between its batches.
-        readers: Processes that read for this one; each begins early, and lets all go at its last batch.
+        readers: Processes that read for this one; each lets all go at its last batch.
         steps: Batches from the start to the end.
     """
 
@@ -102,7 +102,7 @@ class Course:
             lanes=self.lanes,
         )
         keep = self.keep if step < self.steps - self.readers else 0
-        return BatchPlan(self.epoch, start, positions, keep, early=step < self.readers)
+        return BatchPlan(self.epoch, start, positions, keep, early=step == 0)
 
     def earlier(self) -> Iterator[BatchPlan]:
         """Yield the plans of an undisturbed pass up to where this one starts, the last one first."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 AHEAD_STEPS = 64
 FETCHERS = 4
 _NAME = "benchkit-ahead"
-_HEAD_START_SECONDS = 1.0
+_HEAD_START_SECONDS = 0.5
 """How long a first batch, rows of which may be read early, has the network for itself."""
 _LAST_FETCH_SECONDS = 1.0
 """How long the end of a pass waits for fetches that are going on; a slower one ends by itself."""
