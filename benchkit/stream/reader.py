@@ -29,6 +29,7 @@ from benchkit.stream.early import NEAR_BYTES as EARLY_NEAR_BYTES
 from benchkit.stream.early import choose_early, read_early
 from benchkit.stream.open_chunk import OpenChunk
 from benchkit.stream.patience import call_patiently
+from benchkit.stream.read_ahead import ReadAhead
 
 AT_ONCE_BYTES = 4 << 20
 """So many samples are read at once that they have about these bytes together."""
@@ -55,6 +56,7 @@ class ChunkReader:
         cache: The machine's cache.
         manifest: What the version's chunks are.
         version: The version.
+        scattered: Whether rows are read in no order, so that tars are better read whole ahead.
 
     Attributes:
         keep: The most chunks held open at once, but for the one in use; the least recently used is let go.
@@ -64,13 +66,21 @@ class ChunkReader:
     """
 
     def __init__(
-        self, *, store: Store, cache: ChunkCache, manifest: Manifest, version: Version, keep: int
+        self,
+        *,
+        store: Store,
+        cache: ChunkCache,
+        manifest: Manifest,
+        version: Version,
+        keep: int,
+        scattered: bool = False,
     ) -> None:
         self._store = store
         self._cache = cache
         self._manifest = manifest
         self._version = version
         self.keep = keep
+        self._scattered = scattered
         self.timeout_seconds = TIMEOUT_SECONDS
         self._begin()
         self.rows_read = 0
@@ -78,12 +88,14 @@ class ChunkReader:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind: a reader in another process opens its own."""
-        gone = dict.fromkeys(("_opened", "_refetched", "_in_use", "_listener"))
+        gone = dict.fromkeys(("_opened", "_new", "_read_ahead", "_refetched", "_in_use", "_listener"))
         return self.__dict__ | gone | {"_pid": -1}
 
     def _begin(self) -> None:
         """Hold nothing, as a process does that has just made, forked or unpickled the reader."""
         self._opened: OrderedDict[int, _Opened] = OrderedDict()
+        self._new: list[OpenChunk] = []  # opened for what is being read, which is not to wait for all of them
+        self._read_ahead = ReadAhead()
         self._refetched: set[int] = set()
         self._in_use = threading.RLock()
         self._listener = CallListener(self)
@@ -131,6 +143,9 @@ class ChunkReader:
         part = slice(places.start, places.stop)
         together: list[Sample] = []
         with self._used():
+            if self._new:
+                self._read_ahead.ask(tar for tar in self._new if not tar.closed)
+                self._new.clear()
             if not found and len(set(chunks[part])) == 1:
                 return self._read_rows(chunks[places.start], rows[part])
             groups = _group([place for place in places if place not in found], chunks)
@@ -227,6 +242,7 @@ class ChunkReader:
     def let_go(self) -> None:
         """Let all chunks go: the pass is over."""
         self.give_way()
+        self._read_ahead.stop()
         self._listener.stop()
 
     def last_call(self) -> int:
@@ -252,6 +268,8 @@ class ChunkReader:
                 self._let_go()
             opened = self._opened[chunk] = self._load(chunk)
             self.chunks_opened.add(chunk)
+            if self._scattered:
+                self._new.append(opened.tar)
             self._listener.start()
         self._opened.move_to_end(chunk)
         return opened

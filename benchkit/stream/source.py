@@ -102,6 +102,7 @@ class OpenedVersion:
             manifest=self.manifest,
             version=self.version,
             keep=1,
+            scattered=self.selection.shuffle,
         )
 
 
