@@ -20,7 +20,7 @@ from benchkit.store.s3_errors import OUT_OF_RANGE, Place
 PART_BYTES = 32 << 20  # a default chunk: a request takes boto3 as long as receiving some MiB
 PARTS_AHEAD = 3  # of all objects that are read at once together, but one of each at least
 TRICKLE_BYTES = 64 << 10  # a request that brings less within stall_timeout_seconds is given up
-_BLOCK_BYTES = 256 << 10
+_BLOCK_BYTES = 1 << 20  # each takes as much Python as the last, of which one thread at a time runs
 _RESTARTS = 5
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
