@@ -21,16 +21,23 @@ _PLACES = 8
 
 
 class ReadAhead:
-    """Reads tars one after the other, in a thread that lives as long as there are any."""
+    """Reads tars one after the other, in a thread that lives as long as there are any.
+
+    Each is read once between two stops: where there is too little room to keep chunks open, or too little
+    memory, rows are better read by themselves than with their whole chunks again and again.
+    """
 
     def __init__(self) -> None:
+        self._asked: set[Path] = set()
         self._waiting: deque[Path] = deque()
         self._lock = threading.Lock()
         self._reading = False
 
     def ask(self, tars: Iterable[OpenChunk]) -> None:
         """Have tars read, those that are not in memory yet."""
-        absent = [tar.path for tar in tars if tar.size <= MOST_BYTES and not _is_in_memory(tar)]
+        new = [tar for tar in tars if tar.path not in self._asked]
+        self._asked.update(tar.path for tar in new)
+        absent = [tar.path for tar in new if tar.size <= MOST_BYTES and not _is_in_memory(tar)]
         with self._lock:
             self._waiting.extend(absent)
             if not self._waiting or self._reading:
@@ -42,6 +49,7 @@ class ReadAhead:
         """Read none but the one that is being read."""
         with self._lock:
             self._waiting.clear()
+        self._asked.clear()
 
     def _read(self) -> None:
         while True:

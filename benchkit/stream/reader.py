@@ -238,11 +238,12 @@ class ChunkReader:
         with self._used():
             while len(self._opened) > self.keep:
                 self._let_go()
+            if not self._opened:  # a worker's part of the pass is over
+                self._read_ahead.stop()
 
     def let_go(self) -> None:
         """Let all chunks go: the pass is over."""
         self.give_way()
-        self._read_ahead.stop()
         self._listener.stop()
 
     def last_call(self) -> int:
@@ -254,6 +255,7 @@ class ChunkReader:
         with self._used():
             while self._let_go():
                 pass
+            self._read_ahead.stop()
 
     def _used(self) -> AbstractContextManager[Any]:
         """Return the lock under which chunks are opened, read and closed."""
