@@ -26,7 +26,7 @@ AHEAD_STEPS = 64
 FETCHERS = 4
 _NAME = "benchkit-ahead"
 _HEAD_START_SECONDS = 0.5
-"""How long a first batch, rows of which may be read early, has the network for itself."""
+"""How long nothing is fetched ahead, for a first batch to come sooner of which rows may be read early."""
 _LAST_FETCH_SECONDS = 1.0
 """How long the end of a pass waits for fetches that are going on; a slower one ends by itself."""
 

@@ -23,7 +23,7 @@ _PLACES = 8
 class ReadAhead:
     """Reads tars one after the other, in a thread that lives as long as there are any.
 
-    Each is read once between two stops: where there is too little room to keep chunks open, or too little
+    Each is read once until `stop`: where there is too little room to keep chunks open, or too little
     memory, rows are better read by themselves than with their whole chunks again and again.
     """
 
@@ -46,7 +46,7 @@ class ReadAhead:
         threading.Thread(target=self._read, name="benchkit-read-ahead", daemon=True).start()
 
     def stop(self) -> None:
-        """Read none but the one that is being read."""
+        """Read none but the one that is being read, and any again when asked: the pass is over."""
         with self._lock:
             self._waiting.clear()
         self._asked.clear()

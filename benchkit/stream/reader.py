@@ -144,7 +144,8 @@ class ChunkReader:
         together: list[Sample] = []
         with self._used():
             if self._new:
-                self._read_ahead.ask(tar for tar in self._new if not tar.closed)
+                if self.keep:
+                    self._read_ahead.ask(tar for tar in self._new if not tar.closed)
                 self._new.clear()
             if not found and len(set(chunks[part])) == 1:
                 return self._read_rows(chunks[places.start], rows[part])
@@ -244,6 +245,7 @@ class ChunkReader:
     def let_go(self) -> None:
         """Let all chunks go: the pass is over."""
         self.give_way()
+        self._read_ahead.stop()
         self._listener.stop()
 
     def last_call(self) -> int:
@@ -255,7 +257,6 @@ class ChunkReader:
         with self._used():
             while self._let_go():
                 pass
-            self._read_ahead.stop()
 
     def _used(self) -> AbstractContextManager[Any]:
         """Return the lock under which chunks are opened, read and closed."""
