@@ -49,8 +49,20 @@ def cache_of(project: Path) -> Path:
 
 
 def shared_memory() -> set[Path]:
-    """Return what torch and Python have left under a name; other files there are not theirs."""
-    return {path for names in NAMES_OF_SHARED_MEMORY for path in Path("/dev/shm").glob(names)}
+    """Return what torch and Python have left under a name; other files there are not theirs.
+
+    An empty one holds nothing: `sem_open(3)` makes it first, and whoever is killed right then leaves it.
+    """
+    found = (path for names in NAMES_OF_SHARED_MEMORY for path in Path("/dev/shm").glob(names))
+    return {path for path in found if size_of(path)}
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, 0 where it has gone meanwhile."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def check_told(told: list[list[int]], training: Training) -> None:
