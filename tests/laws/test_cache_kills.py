@@ -21,6 +21,7 @@ from benchkit.format.manifest import Manifest
 from benchkit.store.local import LocalStore
 
 NAMES_OF_SHARED_MEMORY = ("torch_*", "sem.*", "psm_*")
+SEMAPHORE_BYTES = 32
 SAMPLES = {"small": 150, "large": 90}
 
 pytestmark = pytest.mark.processes
@@ -51,10 +52,10 @@ def cache_of(project: Path) -> Path:
 def shared_memory() -> set[Path]:
     """Return what torch and Python have left under a name; other files there are not theirs.
 
-    An empty one holds nothing: `sem_open(3)` makes it first, and whoever is killed right then leaves it.
+    Semaphores are left out: Python's have names while `sem_open(3)` makes them, and a kill then leaves them.
     """
     found = (path for names in NAMES_OF_SHARED_MEMORY for path in Path("/dev/shm").glob(names))
-    return {path for path in found if size_of(path)}
+    return {path for path in found if size_of(path) > SEMAPHORE_BYTES}
 
 
 def size_of(path: Path) -> int:
