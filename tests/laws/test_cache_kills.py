@@ -21,7 +21,6 @@ from benchkit.format.manifest import Manifest
 from benchkit.store.local import LocalStore
 
 NAMES_OF_SHARED_MEMORY = ("torch_*", "sem.*", "psm_*")
-SEMAPHORE_BYTES = 32
 SAMPLES = {"small": 150, "large": 90}
 
 pytestmark = pytest.mark.processes
@@ -50,20 +49,13 @@ def cache_of(project: Path) -> Path:
 
 
 def shared_memory() -> set[Path]:
-    """Return what torch and Python have left under a name; other files there are not theirs.
-
-    Semaphores are left out: Python's have names while `sem_open(3)` makes them, and a kill then leaves them.
-    """
-    found = (path for names in NAMES_OF_SHARED_MEMORY for path in Path("/dev/shm").glob(names))
-    return {path for path in found if size_of(path) > SEMAPHORE_BYTES}
+    """Return what torch and Python have left under a name; other files there are not theirs."""
+    return {path for names in NAMES_OF_SHARED_MEMORY for path in Path("/dev/shm").glob(names)}
 
 
-def size_of(path: Path) -> int:
-    """Return the bytes of a file, 0 where it has gone meanwhile."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+def semaphores(left: set[Path]) -> set[Path]:
+    """Return those that `sem_open(3)` was making: a kill right then leaves one, under at most two names."""
+    return {path for path in left if path.name.startswith("sem.")}
 
 
 def check_told(told: list[list[int]], training: Training) -> None:
@@ -146,7 +138,9 @@ def test_killed_at_any_moment_and_started_again_a_training_completes_and_leaves_
         wait_for(lambda: not any(job.lives() for job in killed))
     check_at_rest(machine, limit_bytes=small.limit_bytes)
     left = shared_memory() - before  # other tests' as well, which go on, but not for long with the same
-    wait_for(lambda: left.isdisjoint(shared_memory()))
+    wait_for(lambda: (left - semaphores(left)).isdisjoint(shared_memory()))
+    most = 2 * small.ranks * len(killed)  # for each process that makes them, and was killed
+    wait_for(lambda: len(semaphores(left) & shared_memory()) <= most)
 
 
 def test_what_a_killed_training_left_is_swept_by_one_that_reads_something_else(machine):
