@@ -6,6 +6,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from benchkit.stream.calls import LOOK_SECONDS
 from benchkit.stream.course import BatchPlan
 from benchkit.stream.early import can_be_early
 from benchkit.stream.open_chunk import OpenChunk
-from benchkit.stream.patience import FETCH_NAME
+from benchkit.stream.patience import start_fetch
 from benchkit.stream.source import OpenedVersion
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class Lookahead:
                 chunk = self._wanted.popleft()
                 if chunk in self._last_need and chunk not in self._fetching:
                     self._fetching.add(chunk)
-                    threading.Thread(target=self._bring, args=(chunk,), name=FETCH_NAME, daemon=True).start()
+                    start_fetch(partial(self._bring, chunk))
 
     def _bring(self, chunk: int) -> None:
         """Fetch a chunk and hold it; an error is left to the reader, which meets it when it gets there."""

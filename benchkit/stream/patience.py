@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -13,13 +14,13 @@ from benchkit.errors import StallError
 T = TypeVar("T")
 
 STDERR = 2
-FETCH_NAME = "benchkit-fetch"
-"""The name of threads that wait for a store."""
 _FETCHES_SECONDS = 1.0
 _LOOK_SECONDS = 0.1
 _LATER_SECONDS = 0.5
 """By how much a call that counts the time itself comes first, and says more."""
 _FIRST_PAUSE_SECONDS = 0.001
+_fetches: set[threading.Thread] = set()
+"""The threads of this process that wait for a store."""
 
 
 class Patience:
@@ -61,16 +62,30 @@ class Patience:
         return True
 
 
+def start_fetch(call: Callable[[], object]) -> threading.Thread:
+    """Begin a thread that waits for a store, and keeps nobody from ending."""
+    thread = threading.Thread(target=call, name="benchkit-fetch", daemon=True)
+    thread.start()
+    _fetches.difference_update([old for old in list(_fetches) if not _is_there(old)])
+    _fetches.add(thread)
+    return thread
+
+
 def await_fetches() -> None:
     """Wait a moment for what this process fetches, as a pass that was broken off may have left it behind.
 
     To be called before a fork: a lock that a thread holds then (OpenSSL's are among them) is never free in
-    the child. A fetch that stands still holds none.
+    the child. OpenSSL takes one even as a thread ends, when Python has it as ended. A fetch that stands still
+    holds none.
     """
-    deadline = time.monotonic() + _FETCHES_SECONDS
-    for thread in threading.enumerate():
-        if thread.name == FETCH_NAME and thread is not threading.current_thread():
-            thread.join(max(0.0, deadline - time.monotonic()))
+    patience = Patience(_FETCHES_SECONDS)
+    while any(map(_is_there, list(_fetches))) and patience.pause():
+        pass
+
+
+def _is_there(thread: threading.Thread) -> bool:
+    """Return whether the system has the thread yet; where it does not tell, whether Python has."""
+    return thread.is_alive() or os.path.exists(f"/proc/self/task/{thread.native_id}")
 
 
 def call_patiently(call: Callable[[], T], *, state: Callable[[], object], seconds: float, what: str) -> T:
@@ -94,9 +109,8 @@ def call_patiently(call: Callable[[], T], *, state: Callable[[], object], second
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             errors.append(error)
 
-    thread = threading.Thread(target=run, name=FETCH_NAME, daemon=True)
     patience = Patience(seconds)
-    thread.start()
+    thread = start_fetch(run)
     thread.join(_LOOK_SECONDS)
     while thread.is_alive():
         patience.see(state())

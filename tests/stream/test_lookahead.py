@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from benchkit import IterableChunk, get_dataset
 from benchkit.stream.chunks import source_of
 from benchkit.stream.course import BatchPlan
 from benchkit.stream.lookahead import AHEAD_STEPS, Lookahead
-from benchkit.stream.patience import FETCH_NAME
+from benchkit.stream.patience import start_fetch
 from benchkit.stream.workers import take_over
 
 
@@ -115,21 +118,37 @@ def test_breaking_off_a_pass_ends_its_threads(loader):
     assert source_of(loader.dataset._chunk).open().reader._opened == {}
 
 
-def test_workers_are_forked_once_fetches_that_were_left_behind_have_ended(project, monkeypatch):
+@pytest.mark.parametrize("linger", [False, True])
+def test_workers_are_forked_once_fetches_that_were_left_behind_have_ended(linger, project, monkeypatch):
     publish_samples(project, "numbers", 8, per_chunk=4)
-    stuck, alive = threading.Event(), []
-    ending = threading.Thread(target=time.sleep, args=(0.8,), name=FETCH_NAME, daemon=True)
-    standing = threading.Thread(target=stuck.wait, name=FETCH_NAME, daemon=True)
+    there = []
+    ending = start_fetch(partial(end_in, 0.6) if linger else partial(time.sleep, 0.6))
 
     def note(loaded):
-        alive.append(ending.is_alive())
+        there.append(is_there(ending))
         take_over(loaded)
 
     monkeypatch.setattr("benchkit.stream.loader.take_over", note)
-    ending.start()
-    standing.start()
     assert len(next(iter(get_dataset(Labels, True, "numbers", 4, 2)))) == 4
-    assert alive == [False]
-    assert standing.is_alive()
+    assert there == [False]
+
+
+def test_a_fetch_that_stands_still_keeps_no_workers_from_being_forked(project):
+    publish_samples(project, "numbers", 8, per_chunk=4)
+    stuck = threading.Event()
+    standing = start_fetch(stuck.wait)
+    assert len(next(iter(get_dataset(Labels, True, "numbers", 4, 2)))) == 4
+    assert is_there(standing)
     stuck.set()
     standing.join()
+
+
+def end_in(seconds):
+    """End the thread for Python now, for the system so many seconds later: OpenSSL clears up in between."""
+    libc, key = ctypes.CDLL(None), ctypes.c_uint()
+    assert libc.pthread_key_create(ctypes.byref(key), ctypes.cast(libc.usleep, ctypes.c_void_p)) == 0
+    assert libc.pthread_setspecific(key, ctypes.c_void_p(int(seconds * 1e6))) == 0
+
+
+def is_there(thread):
+    return Path(f"/proc/self/task/{thread.native_id}").exists()
