@@ -10,8 +10,6 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from benchkit.errors import BenchKitError
 from benchkit.stream.calls import LOOK_SECONDS
 from benchkit.stream.course import BatchPlan
@@ -125,7 +123,7 @@ class Lookahead:
         """Note which chunks the steps up to `end` need, in the order in which they need them."""
         for step in range(self._planned, end):
             plan = self._plan(step)
-            for chunk in np.unique(self._opened.order.chunks(plan.epoch, plan.positions)).tolist():
+            for chunk in sorted(set(self._opened.order.chunks(plan.epoch, plan.positions).tolist())):
                 if chunk not in self._last_need:
                     self._wanted.append(chunk)
                 self._last_need[chunk] = step

@@ -200,6 +200,32 @@ def test_python_ends_in_the_midst_of_a_pass_although_a_thread_stopped_with_the_r
     subprocess.run([sys.executable, "-c", UNFINISHED], check=True, timeout=60)
 
 
+LOOKING_AHEAD = """
+import threading
+import time
+from benchkit import IterableChunk, LoaderOptions, get_dataset
+from benchkit.stream.lookahead import Lookahead
+
+loader = get_dataset(IterableChunk, True, "numbers", 16, 0, loader=LoaderOptions(collate_fn=list))
+course = loader._course(0, 0)
+
+def look_ahead():
+    while True:
+        Lookahead(loader.opened, course.plan, course.steps, ahead=1)._plan_to(course.steps)
+
+for _ in range(4):
+    threading.Thread(target=look_ahead, daemon=True).start()
+time.sleep(0.1)
+raise SystemExit(3)
+"""
+
+
+def test_python_ends_as_it_was_told_while_it_looks_ahead():
+    """A thread that Python ends inside of C++ code aborts the process."""
+    done = subprocess.run([sys.executable, "-c", LOOKING_AHEAD], check=False, timeout=60)
+    assert done.returncode == 3
+
+
 def test_two_loaders_at_once_do_not_share_state():
     first, second = make(), make(batch=7)
     both = list(zip(first, second, strict=False))
