@@ -7,6 +7,7 @@ boto3's own retries are off, so that their number is what the settings say.
 from __future__ import annotations
 
 import http.client
+import os
 import ssl
 import sys
 import threading
@@ -33,6 +34,13 @@ _SAID = {
     "create_multipart_upload": "UploadId",
     "complete_multipart_upload": "ETag",
 }
+
+# Held while a client is made, and while the process forks: of OpenSSL's locks, those that another thread then
+# holds are never free in the child, and to make a client takes many of them.
+_CONNECTING = threading.RLock()
+os.register_at_fork(
+    before=_CONNECTING.acquire, after_in_parent=_CONNECTING.release, after_in_child=_CONNECTING.release
+)
 
 
 class S3Client:
@@ -130,7 +138,8 @@ class S3Client:
         """Return the client: a new one where there is none, or only the one that is of no more use."""
         with self._lock:
             if self._client is instead_of:
-                self._client = _connect(self.settings)
+                with _CONNECTING:
+                    self._client = _connect(self.settings)
             return self._client
 
 

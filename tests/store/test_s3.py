@@ -19,6 +19,7 @@ from support.s3_servers import SECRET_KEY, Bucket, Server
 from support.s3_stores import MIB, open_bucket, watch
 
 from benchkit.settings import S3Settings
+from benchkit.store import s3_client
 from benchkit.store.base import ObjectInfo, Sweepable
 from benchkit.store.s3 import S3Store
 from benchkit.store.s3_read import PARTS_AHEAD
@@ -109,6 +110,34 @@ def test_a_forked_child_and_its_parent_use_the_store_at_once(swift_bucket: Bucke
         child.join(60)
         assert child.exitcode == 0
     assert len(list(store.list("child/"))) == 20
+
+
+@pytest.mark.processes
+def test_a_fork_waits_for_a_client_that_another_thread_makes(
+    swift_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, began, go_on = open_bucket(swift_bucket), threading.Event(), threading.Event()
+    find_origin = s3_client._find_origin
+
+    def find_slowly(settings: S3Settings) -> Any:
+        began.set()
+        assert go_on.wait(60)
+        return find_origin(settings)
+
+    monkeypatch.setattr(s3_client, "_find_origin", find_slowly)
+    child = multiprocessing.get_context("fork").Process(target=lambda: list(store.list()))
+    connecting = threading.Thread(target=lambda: list(store.list()))
+    forking = threading.Thread(target=child.start)
+    connecting.start()
+    assert began.wait(60)
+    forking.start()
+    forking.join(0.3)
+    assert child.pid is None, "it was forked in the midst"
+    go_on.set()
+    connecting.join()
+    forking.join()
+    child.join(60)
+    assert child.exitcode == 0
 
 
 def test_threads_that_begin_at_once_share_one_client(swift_bucket: Bucket) -> None:
