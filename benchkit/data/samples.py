@@ -18,6 +18,8 @@ from benchkit.format.labels import EncodedLabel, encode_label
 
 MAX_SAMPLES = (1 << 32) - 1
 
+_FAILURES = (Exception, SystemExit)
+"""What a method of a dataset fails by: to leave by it would end the packing without a word."""
 _GROUP = 64
 """So many samples' keys are looked at together."""
 
@@ -59,7 +61,7 @@ class Samples:
         name = type(self.dataset).__name__
         try:
             count = len(self.dataset)
-        except Exception as error:
+        except _FAILURES as error:
             raise DatasetError(f"len() of {name} failed: {_describe(error)}") from error
         if count == 0:
             raise DatasetError(f"{name} is empty: its len() is 0, so there is nothing to pack")
@@ -75,7 +77,7 @@ class Samples:
         """
         try:
             paths = self.dataset.get_file(index)
-        except Exception as error:
+        except _FAILURES as error:
             raise SampleError(f"sample {index}: get_file failed: {_describe(error)}") from error
         if type(paths) is not list and not isinstance(paths, list | tuple):
             raise SampleError(
@@ -103,7 +105,7 @@ class Samples:
         else:
             try:
                 key = self.dataset.get_key(index)
-            except Exception as error:
+            except _FAILURES as error:
                 raise SampleError(f"sample {index}: get_key failed: {_describe(error)}") from error
             if not isinstance(key, str) or not key:
                 raise SampleError(
@@ -152,7 +154,7 @@ class Samples:
         """
         try:
             label = self.dataset.get_label_and_numeric_data(index)
-        except Exception as error:
+        except _FAILURES as error:
             raise SampleError(
                 f"sample {index}: get_label_and_numeric_data failed: {_describe(error)}"
             ) from error
@@ -162,7 +164,7 @@ class Samples:
             raise LabelTypeError(f"sample {index}: {error}") from error
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 

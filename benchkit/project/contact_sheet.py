@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from benchkit.errors import DatasetError, SampleError, UsageError
 from benchkit.format.sample import MemberFile
 from benchkit.stream import IterableChunk
+from benchkit.stream.images import convert_picture
 
 PICTURE_PIXELS = 64
 LABEL_PIXELS = 14
@@ -91,7 +92,9 @@ def _decode(label: object, files: Sequence[MemberFile] | None, *, name: str) -> 
         raise SampleError(f"a sample of {name} has no file to show: show-samples is for datasets of pictures")
     try:
         with Image.open(files[0]) as picture:
-            pixels = picture.convert("RGB")
+            pixels = convert_picture(picture, "RGB")
+    except UnidentifiedImageError as error:
+        raise SampleError(f"{files[0].name!r} of {name} is no picture that Pillow knows") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise SampleError(f"{files[0].name!r} of {name} is no picture that Pillow reads: {error}") from error
     return Tile(picture=pixels, label=label_text(label))

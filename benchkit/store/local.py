@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from benchkit.errors import ObjectNotFoundError, StoreError, UsageError
 from benchkit.format.layout import is_object_name
@@ -20,6 +20,7 @@ from benchkit.store.locks import open_locked
 
 TEMPORARY = ".tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _PLACING_ATTEMPTS = 100
 
 
@@ -67,7 +68,7 @@ class LocalStore:
     def write(self, name: str, source: bytes | Path) -> None:
         """Write the object aside, and rename it into place."""
         target = self._path(name)
-        with self._translated(name, writing=True), self.temporary() as temporary:
+        with self._translated(name, "written"), self.temporary() as temporary:
             if isinstance(source, bytes):
                 temporary.file.write(source)
             else:
@@ -94,7 +95,7 @@ class LocalStore:
     def delete(self, name: str) -> None:
         """Remove the object, and the folders that it leaves empty."""
         path = self._path(name)
-        with self._translated(name), suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        with self._translated(name, "removed"), suppress(*_NO_FILE):
             path.unlink()
             with suppress(OSError):  # the first folder that is not empty ends it
                 for folder in list(path.relative_to(self.root).parents)[:-1]:
@@ -112,7 +113,7 @@ class LocalStore:
         """
         folder = self._temporary_folder()
         path = folder / secrets.token_hex(16)
-        with self._translated(TEMPORARY, writing=True):
+        with self._translated(TEMPORARY, "written"):
             folder.mkdir(parents=True, exist_ok=True)
             lock = open_locked(path, shared=False, create=True)
         if lock is None:
@@ -128,7 +129,7 @@ class LocalStore:
 
     def adopt(self, temporary: TemporaryFile, name: str) -> None:
         """Make a finished temporary file the object of that name, durably."""
-        with self._translated(name, writing=True):
+        with self._translated(name, "written"):
             _adopt(temporary, self._path(name))
 
     def unfinished(self) -> Iterator[Unfinished]:
@@ -148,7 +149,7 @@ class LocalStore:
     def discard(self, unfinished: Unfinished) -> None:
         """Remove a temporary file, unless a process has it."""
         path = self._temporary_folder() / unfinished.key
-        with self._translated(TEMPORARY, writing=True), suppress(FileNotFoundError):
+        with self._translated(TEMPORARY, "written"), suppress(FileNotFoundError):
             left = open_locked(path, shared=False, blocking=False)
             if left:
                 with left:
@@ -200,7 +201,7 @@ class LocalStore:
                         yield ObjectInfo(name=name, size=status.st_size, modified=status.st_mtime)
 
     @contextmanager
-    def _translated(self, name: str, *, writing: bool = False) -> Iterator[None]:
+    def _translated(self, name: str, done: Literal["read", "written", "removed"] = "read") -> Iterator[None]:
         """Turn the operating system's errors into the store's."""
         try:
             with self._disk_full(name):
@@ -208,11 +209,9 @@ class LocalStore:
         except StoreError:
             raise
         except OSError as error:
-            missing = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
-            if missing and not writing:
+            if isinstance(error, _NO_FILE) and done == "read":
                 raise ObjectNotFoundError(f"{self.url} has no object {name}") from error
-            action = "written" if writing else "read"
-            raise StoreError(f"{name} in {self.url} cannot be {action}: {error}") from error
+            raise StoreError(f"{name} in {self.url} cannot be {done}: {error}") from error
 
     @contextmanager
     def _disk_full(self, name: str) -> Iterator[None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from operator import index
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -42,10 +44,7 @@ def decode_image(
     """
     if mode not in ("L", "RGB", "RGBA"):
         raise UsageError(f"image mode {mode!r} is not 'L', 'RGB' or 'RGBA'")
-    height, width = (size, size) if isinstance(size, int) else size or (0, 0)
-    if size is not None and (height < 1 or width < 1):
-        raise UsageError(f"image size {size!r} is not a height and a width of at least 1")
-    shape = None if size is None else (height, width)
+    shape = None if size is None else _shape(size)
     data = _read(file)
     pixels = decode_jpeg(data, shape, mode)
     if pixels is None:
@@ -53,6 +52,16 @@ def decode_image(
     if shape is None or pixels.shape[:2] == shape:
         return _as_tensor(pixels)
     return _resize(pixels, shape)
+
+
+def _shape(size: int | tuple[int, int]) -> tuple[int, int]:
+    try:
+        height, width = map(index, size if isinstance(size, Sequence) else (size, size))
+        if height >= 1 and width >= 1:
+            return height, width
+    except (TypeError, ValueError):
+        pass
+    raise UsageError(f"image size {size!r:.60} is not a height and a width of at least 1")
 
 
 def _read(file: BinaryIO) -> bytes:
@@ -67,11 +76,15 @@ def _decode_with_pillow(data: bytes, size: tuple[int, int] | None, mode: ImageMo
     """Return the pixels (H, W, C); a JPEG's at the smallest of its scales that is not smaller."""
     with Image.open(io.BytesIO(data)) as image:
         image.draft("L" if mode == "L" else "RGB", size and size[::-1])
-        if image.mode.startswith("I;16"):  # Pillow's own conversion makes 255 of every larger value
-            picture = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
-        else:
-            picture = image.convert(mode)
+        picture = convert_picture(image, mode)
     return np.atleast_3d(np.array(picture))
+
+
+def convert_picture(image: Image.Image, mode: ImageMode) -> Image.Image:
+    """Return the picture in another mode; 16 bits become 8, where Pillow makes 255 of every larger value."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
+    return image.convert(mode)
 
 
 def _resize(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> torch.Tensor:

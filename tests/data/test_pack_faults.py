@@ -504,13 +504,13 @@ def test_labels_made_with_torch_do_not_wait_for_threads_that_were_not_forked(
     assert pack_small(Computed(many.files)).samples == 300
 
 
-def test_leaving_a_worker_by_sys_exit_ends_packing(many: Any, pack_small: Pack, staging: LocalStore) -> None:
-    class Leaving(type(many)):  # type: ignore[misc]
-        def get_label_and_numeric_data(self, item: int) -> int:
-            sys.exit("done here")
-
-    with pytest.raises(SystemExit, match="done here"):
-        pack_small(Leaving(many.files))
+@pytest.mark.parametrize("method", ["get_file", "get_label_and_numeric_data", "get_key"])
+def test_a_method_that_leaves_by_sys_exit_has_failed(
+    method: str, many: Any, pack_small: Pack, staging: LocalStore
+) -> None:
+    leaving = type("Leaving", (type(many),), {method: lambda _self, _item: sys.exit(0)})
+    with pytest.raises(SampleError, match=rf"sample \d+: {method} failed: SystemExit: 0"):
+        pack_small(leaving(many.files))
     assert published(staging) == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -457,3 +458,16 @@ def test_a_disk_that_is_really_full_is_a_store_error_and_leaves_nothing(tmp_path
         check=False,
     )
     assert done.stdout == "done\n", done.stderr
+
+
+def test_what_cannot_be_removed_is_told_so(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write("a", b"data")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        with pytest.raises(StoreError, match=r"a in .* cannot be removed: .*Permission denied"):
+            store.delete("a")
+    assert store.read("a") == b"data"
+
+
+def refuse(path: Path) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))

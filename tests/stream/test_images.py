@@ -142,6 +142,12 @@ def test_sixteen_bits_become_eight():
     assert decode_image(file, mode="L").tolist() == [[[0, 0, 1, 156, 255]]]
 
 
+def test_sixteen_bits_of_a_pgm_become_eight():
+    values = np.array([[0, 255, 256, 40_000, 65_535]], dtype=">u2")
+    file = io.BytesIO(b"P5\n5 1\n65535\n" + values.tobytes())
+    assert decode_image(file, mode="L").tolist() == [[[0, 0, 1, 156, 255]]]
+
+
 def test_a_file_is_read_from_its_start_wherever_it_stands(decoder, tmp_path):
     data = photo((40, 30))
     (tmp_path / "photo.jpg").write_bytes(data)
@@ -176,7 +182,8 @@ def test_any_image_comes_in_the_mode_that_was_asked_for(mode, channels, stored):
 
 
 @pytest.mark.parametrize(
-    ("size", "shape"), [(16, (3, 16, 16)), ((20, 50), (3, 20, 50)), ((30, 40), (3, 30, 40))]
+    ("size", "shape"),
+    [(16, (3, 16, 16)), (np.int64(16), (3, 16, 16)), ((20, 50), (3, 20, 50)), ([30, 40], (3, 30, 40))],
 )
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_a_size_is_height_and_width(kind, size, shape):
@@ -197,7 +204,10 @@ def test_the_tensor_is_the_caller_s_own():
     assert not torch.equal(decoded, decode_image(picture("PNG")))
 
 
-@pytest.mark.parametrize("wrong", [{"size": 0}, {"size": (3, -1)}, {"mode": "CMYK"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"size": size} for size in (0, (3, -1), (3,), (3, 4, 5), "33", 1.5, (2.0, 3.0))] + [{"mode": "CMYK"}],
+)
 def test_a_wrong_size_or_mode_is_refused_by_value(wrong):
     with pytest.raises(
         UsageError, match=str(next(iter(wrong.values()))).replace("(", r"\(").replace(")", r"\)")
