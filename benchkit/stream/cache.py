@@ -160,7 +160,8 @@ class ChunkCache:
 
     def last_call(self) -> int:
         """Return when a process last called for room that others hold, nanoseconds since 1970; 0 is never."""
-        return CacheFolder(self.folder).last_call()
+        with self._translated():
+            return CacheFolder(self.folder).last_call()
 
     def _fetch_in_time(self, folder: CacheFolder, part: LockedFile, wanted: _Wanted) -> OpenChunk | None:
         """Fetch as `_fetch` does, and give up when nothing comes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,7 +23,14 @@ from benchkit.stream.reports import BatchReport, PassReport
 from benchkit.stream.room import machine_lanes
 from benchkit.stream.source import OpenedVersion
 from benchkit.stream.state import LoaderState, read_state
-from benchkit.stream.workers import begin_worker, end_workers, prepare_folder, take_over, waiting_for
+from benchkit.stream.workers import (
+    begin_worker,
+    end_workers,
+    next_batch,
+    prepare_folder,
+    take_over,
+    waiting_for,
+)
 
 _WORKER_SECONDS = 1.0
 """How much longer a worker is waited for than it waits itself: what it tells says more."""
@@ -78,6 +85,13 @@ class ChunkLoader(DataLoader[Any]):
             generator=torch.Generator(),  # its own, so that the training's random numbers are left alone
             **with_workers,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave behind what another process cannot take: the workers, and torch's generator."""
+        return self.__dict__ | {"_iterator": None, "generator": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, generator=torch.Generator())
 
     @property
     def _is_accelerate_prepared(self) -> bool:
@@ -217,8 +231,8 @@ class ChunkLoader(DataLoader[Any]):
         """Return the next batch as it comes, None behind the last."""
         if not self.num_workers:
             return next(loaded, None)
-        with self._waiting_for(loaded):
-            return next(loaded, None)
+        batch: LoadedBatch | None = next_batch(loaded, **self._wait)
+        return batch
 
     @contextmanager
     def _loading(self, course: Course) -> Iterator[Iterator[LoadedBatch]]:
@@ -231,7 +245,7 @@ class ChunkLoader(DataLoader[Any]):
         if self.num_workers and loaded is None:
             await_fetches()
         try:
-            with self._waiting_for(loaded), self.batch_sampler.beginning(course):  # type: ignore[union-attr]
+            with waiting_for(loaded, **self._wait), self.batch_sampler.beginning(course):  # type: ignore[union-attr]
                 loaded = (
                     super().__iter__() if self.num_workers or self.pin_memory else self._load_here(course)
                 )
@@ -250,9 +264,10 @@ class ChunkLoader(DataLoader[Any]):
         for step in range(course.steps):
             yield self.collate_fn(self.dataset.__getitems__(course.plan(step)))  # type: ignore[attr-defined]
 
-    def _waiting_for(self, loaded: Iterator[LoadedBatch] | None) -> AbstractContextManager[None]:
-        name, seconds = self._source.selection.name, self.options.timeout_seconds
-        return waiting_for(loaded, name=name, seconds=seconds)
+    @property
+    def _wait(self) -> dict[str, Any]:
+        """What is said of a batch that does not come."""
+        return {"name": self._source.selection.name, "seconds": self.options.timeout_seconds}
 
     def _end_workers(self, loaded: Iterator[LoadedBatch] | None, *, at_once: bool = False) -> None:
         end_workers(loaded, at_once=at_once)

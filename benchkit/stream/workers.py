@@ -31,8 +31,12 @@ _HEARS = hasattr(torch._C, "_set_worker_pids")  # noqa: SLF001
 _SHOW_STACKS = getattr(signal, "SIGRTMIN", signal.SIGUSR2)
 """What makes a worker write its stacks; a real-time signal, where there are any, is nobody else's."""
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
+_LOOK_SECONDS = 5.0
+"""How often it is looked whether workers live; of one that ends with exit code 0 torch hears nothing."""
+_LEAST_SECONDS = 0.001
 _PARENT_SECONDS = 1.0
 """How often a worker looks whether its parent lives."""
+_TIMED_OUT = "DataLoader timed out"
 _LAST_BATCH_SECONDS = 2.0
 """How long workers may go on with what they have begun when their pass is over."""
 _STACKS_SECONDS = 1.0
@@ -65,6 +69,28 @@ def take_over(loaded: Iterator[Any]) -> None:
         loaded._worker_pids_set = False  # type: ignore[attr-defined]  # noqa: SLF001
 
 
+def next_batch(loaded: Any, *, name: str, seconds: float) -> Any:
+    """Return the next batch that workers have made, None behind the last; the arguments are `waiting_for`'s.
+
+    Raises:
+        StallError: A worker has died, or nothing has come in time.
+    """
+    whole = loaded._timeout  # noqa: SLF001
+    end = time.monotonic() + whole
+    try:
+        while True:
+            left = end - time.monotonic()
+            loaded._timeout = min(max(left, _LEAST_SECONDS), _LOOK_SECONDS)  # noqa: SLF001
+            with waiting_for(loaded, name=name, seconds=seconds):
+                try:
+                    return next(loaded, None)
+                except RuntimeError as error:
+                    if _TIMED_OUT not in str(error) or left <= _LOOK_SECONDS:
+                        raise
+    finally:
+        loaded._timeout = whole  # noqa: SLF001
+
+
 @contextmanager
 def waiting_for(loaded: Iterator[Any] | None, *, name: str, seconds: float) -> Iterator[None]:
     """Make a time-out, or the death of a worker before or meanwhile, a `StallError`.
@@ -82,7 +108,7 @@ def waiting_for(loaded: Iterator[Any] | None, *, name: str, seconds: float) -> I
     except StallError:
         raise
     except (RuntimeError, OSError, EOFError) as error:
-        if "DataLoader timed out" in str(error):
+        if _TIMED_OUT in str(error):
             _show_stacks(workers)
             raise StallError(
                 f"no batch of {name!r} within {seconds:g} s; where each thread stands is on stderr"

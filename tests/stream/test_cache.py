@@ -215,3 +215,11 @@ def test_an_error_of_the_disk_is_told_with_the_folder(shop):
     (shop.cache_folder / "cache.lock").mkdir()
     with pytest.raises(CacheError, match=f"the cache {shop.cache_folder} cannot be used: .*directory"):
         shop.open(cache, item)
+
+
+def test_a_folder_that_is_none_any_more_is_told_whoever_looks(tmp_path):
+    cache = ChunkCache(folder=tmp_path / "cache", limit_bytes=1 << 20)
+    assert cache.last_call() == 0
+    (tmp_path / "cache").write_bytes(b"")
+    with pytest.raises(CacheError, match="cannot be used"):
+        cache.last_call()

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -224,6 +225,42 @@ def test_python_ends_as_it_was_told_while_it_looks_ahead():
     """A thread that Python ends inside of C++ code aborts the process."""
     done = subprocess.run([sys.executable, "-c", LOOKING_AHEAD], check=False, timeout=60)
     assert done.returncode == 3
+
+
+@pytest.mark.processes
+def test_a_loader_can_be_handed_to_a_spawned_process():
+    options = LoaderOptions(collate_fn=list)
+    loader = get_dataset(IterableChunk, True, "numbers", 16, 0, loader=options)
+    process = multiprocessing.get_context("spawn").Process(target=list, args=(loader,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+class Leaving(IterableChunk):
+    def _data_iterator(self):
+        os._exit(0)
+
+
+def test_a_worker_that_leaves_with_exit_code_0_is_noticed_long_before_the_time_is_over(monkeypatch):
+    monkeypatch.setattr("benchkit.stream.workers._LOOK_SECONDS", 0.3)
+    options = LoaderOptions(collate_fn=list, timeout_seconds=60)
+    started = time.monotonic()
+    with pytest.raises(StallError, match="exit code 0"):
+        list(get_dataset(Leaving, True, "numbers", 16, 1, loader=options))
+    assert time.monotonic() - started < 30
+
+
+class Slow(IterableChunk):
+    def _data_iterator(self):
+        time.sleep(1)
+        yield from super()._data_iterator()
+
+
+def test_a_batch_may_take_longer_than_the_time_between_two_looks(monkeypatch):
+    monkeypatch.setattr("benchkit.stream.workers._LOOK_SECONDS", 0.1)
+    loader = get_dataset(Slow, True, "numbers", 100, 2, loader=LoaderOptions(collate_fn=list))
+    assert [len(batch) for batch in loader] == [100, 100, 100]
 
 
 def test_two_loaders_at_once_do_not_share_state():
