@@ -149,7 +149,7 @@ class LocalStore:
     def discard(self, unfinished: Unfinished) -> None:
         """Remove a temporary file, unless a process has it."""
         path = self._temporary_folder() / unfinished.key
-        with self._translated(TEMPORARY, "written"), suppress(FileNotFoundError):
+        with self._translated(TEMPORARY, "removed"), suppress(FileNotFoundError):
             left = open_locked(path, shared=False, blocking=False)
             if left:
                 with left:

@@ -57,11 +57,11 @@ def decode_image(
 def _shape(size: int | tuple[int, int]) -> tuple[int, int]:
     try:
         height, width = map(index, size if isinstance(size, Sequence) else (size, size))
-        if height >= 1 and width >= 1:
-            return height, width
     except (TypeError, ValueError):
-        pass
-    raise UsageError(f"image size {size!r:.60} is not a height and a width of at least 1")
+        height = width = 0
+    if height < 1 or width < 1:
+        raise UsageError(f"image size {size!r:.60} is not a height and a width of at least 1")
+    return height, width
 
 
 def _read(file: BinaryIO) -> bytes:

@@ -123,6 +123,7 @@ class Lookahead:
         """Note which chunks the steps up to `end` need, in the order in which they need them."""
         for step in range(self._planned, end):
             plan = self._plan(step)
+            # np.unique is C++ that lets other threads run: Python's end would abort the process in it.
             for chunk in sorted(set(self._opened.order.chunks(plan.epoch, plan.positions).tolist())):
                 if chunk not in self._last_need:
                     self._wanted.append(chunk)

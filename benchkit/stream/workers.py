@@ -34,6 +34,7 @@ _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.
 _LOOK_SECONDS = 5.0
 """How often it is looked whether workers live; of one that ends with exit code 0 torch hears nothing."""
 _LEAST_SECONDS = 0.001
+"""None at all would mean to torch that it may wait without end."""
 _PARENT_SECONDS = 1.0
 """How often a worker looks whether its parent lives."""
 _TIMED_OUT = "DataLoader timed out"
