@@ -19,8 +19,8 @@ _LOOK_SECONDS = 0.1
 _LATER_SECONDS = 0.5
 """By how much a call that counts the time itself comes first, and says more."""
 _FIRST_PAUSE_SECONDS = 0.001
-_fetches: set[threading.Thread] = set()
-"""The threads of this process that wait for a store."""
+_fetches: set[int | None] = set()
+"""The system's numbers of the threads of this process that wait for a store, and of some that have ended."""
 
 
 class Patience:
@@ -66,8 +66,8 @@ def start_fetch(call: Callable[[], object]) -> threading.Thread:
     """Begin a thread that waits for a store, and keeps nobody from ending."""
     thread = threading.Thread(target=call, name="benchkit-fetch", daemon=True)
     thread.start()
-    _fetches.difference_update([old for old in list(_fetches) if not _is_there(old)])
-    _fetches.add(thread)
+    _forget_ended()
+    _fetches.add(thread.native_id)
     return thread
 
 
@@ -79,13 +79,19 @@ def await_fetches() -> None:
     holds none.
     """
     patience = Patience(_FETCHES_SECONDS)
-    while any(map(_is_there, list(_fetches))) and patience.pause():
+    while _forget_ended() and patience.pause():
         pass
 
 
-def _is_there(thread: threading.Thread) -> bool:
-    """Return whether the system has the thread yet; where it does not tell, whether Python has."""
-    return thread.is_alive() or os.path.exists(f"/proc/self/task/{thread.native_id}")
+def _forget_ended() -> bool:
+    """Forget what the system (or else Python) no longer has, and return whether a fetch is left."""
+    known = set(_fetches)
+    try:
+        there: set[int | None] = {int(name) for name in os.listdir("/proc/self/task")}
+    except FileNotFoundError:
+        there = {thread.native_id for thread in threading.enumerate()}
+    _fetches.difference_update(known - there)
+    return bool(_fetches)
 
 
 def call_patiently(call: Callable[[], T], *, state: Callable[[], object], seconds: float, what: str) -> T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
+import weakref
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -141,6 +142,11 @@ def test_a_fetch_that_stands_still_keeps_no_workers_from_being_forked(project):
     assert is_there(standing)
     stuck.set()
     standing.join()
+
+
+def test_a_fetch_that_has_ended_leaves_nothing_behind():
+    ended = weakref.ref(start_fetch(int))
+    wait_for(lambda: ended() is None)
 
 
 def end_in(seconds):
