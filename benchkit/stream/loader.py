@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from benchkit.stream.workers import (
     end_workers,
     next_batch,
     prepare_folder,
+    putting_off_interrupts,
     take_over,
     waiting_for,
 )
@@ -245,11 +246,15 @@ class ChunkLoader(DataLoader[Any]):
         if self.num_workers and loaded is None:
             await_fetches()
         try:
-            with waiting_for(loaded, **self._wait), self.batch_sampler.beginning(course):  # type: ignore[union-attr]
+            with (
+                waiting_for(loaded, **self._wait),
+                self.batch_sampler.beginning(course),  # type: ignore[union-attr]
+                putting_off_interrupts() if loaded is None else nullcontext(),
+            ):
                 loaded = (
                     super().__iter__() if self.num_workers or self.pin_memory else self._load_here(course)
                 )
-            take_over(loaded)
+                take_over(loaded)
             yield loaded
             self._whole = whole = True
         except BaseException as error:

@@ -43,6 +43,8 @@ _LAST_BATCH_SECONDS = 2.0
 _STACKS_SECONDS = 1.0
 """How long all workers together have for writing their stacks."""
 _END_SECONDS = 1.0
+_interrupt: Any = None
+"""What Ctrl-C does otherwise, while it is put off."""
 
 
 def begin_worker(_: int) -> None:
@@ -50,6 +52,8 @@ def begin_worker(_: int) -> None:
 
     A worker whose parent was killed would else wait for ever to hand over its batch, with its chunks held.
     """
+    if _interrupt:
+        signal.signal(signal.SIGINT, _interrupt)
     prepare_worker()
     faulthandler.disable()  # where it was enabled before torch took the signals, enabling does nothing
     faulthandler.enable(file=STDERR)
@@ -61,6 +65,26 @@ def prepare_folder() -> None:
     """Make the folder of sockets between workers and this process, so that it goes when this process does."""
     if not can_lend():  # where slots are lent there are no sockets
         multiprocessing.util.get_temp_dir()
+
+
+@contextmanager
+def putting_off_interrupts() -> Iterator[None]:
+    """Put Ctrl-C off while workers are made: where Python forks it is lost, and else leaves some behind."""
+    global _interrupt  # noqa: PLW0603 - signals are the process's
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    heard: list[tuple[int, Any]] = []
+    _interrupt = handler
+    signal.signal(signal.SIGINT, lambda number, frame: heard.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        _interrupt = None
+        if heard:
+            handler(*heard[0])
 
 
 def take_over(loaded: Iterator[Any]) -> None:

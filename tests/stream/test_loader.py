@@ -227,6 +227,33 @@ def test_python_ends_as_it_was_told_while_it_looks_ahead():
     assert done.returncode == 3
 
 
+INTERRUPTED = """
+import multiprocessing
+import os
+import signal
+from benchkit import IterableChunk, LoaderOptions, get_dataset
+
+def interrupt(heard=[]):
+    if not heard:
+        heard.append(True)
+        os.kill(os.getpid(), signal.SIGINT)
+
+loader = get_dataset(IterableChunk, True, "numbers", 16, 2, loader=LoaderOptions(collate_fn=list))
+os.register_at_fork(before=interrupt)
+try:
+    list(loader)
+except KeyboardInterrupt:
+    assert not multiprocessing.active_children()
+    os._exit(3 if signal.getsignal(signal.SIGINT) is signal.default_int_handler else 4)
+"""
+
+
+@pytest.mark.processes
+def test_ctrl_c_is_not_lost_while_workers_are_forked():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], check=False, timeout=60)
+    assert done.returncode == 3
+
+
 @pytest.mark.processes
 def test_a_loader_can_be_handed_to_a_spawned_process():
     options = LoaderOptions(collate_fn=list)
