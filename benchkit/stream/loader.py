@@ -243,13 +243,14 @@ class ChunkLoader(DataLoader[Any]):
         self._whole = whole = at_once = False
         loaded: Iterator[LoadedBatch] | None = self._iterator
         prepare_folder()
-        if self.num_workers and loaded is None:
+        forks = self.num_workers > 0 and loaded is None
+        if forks:
             await_fetches()
         try:
             with (
                 waiting_for(loaded, **self._wait),
                 self.batch_sampler.beginning(course),  # type: ignore[union-attr]
-                putting_off_interrupts() if loaded is None else nullcontext(),
+                putting_off_interrupts() if forks else nullcontext(),
             ):
                 loaded = (
                     super().__iter__() if self.num_workers or self.pin_memory else self._load_here(course)

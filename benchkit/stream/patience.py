@@ -85,7 +85,7 @@ def await_fetches() -> None:
 
 def _forget_ended() -> bool:
     """Forget what the system (or else Python) no longer has, and return whether a fetch is left."""
-    known = set(_fetches)
+    known = set(_fetches)  # of one that begins meanwhile the system has not told
     try:
         there: set[int | None] = {int(name) for name in os.listdir("/proc/self/task")}
     except FileNotFoundError:
