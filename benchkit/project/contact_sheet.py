@@ -23,14 +23,21 @@ LABEL_CHARACTERS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """One sample on the sheet: its picture in RGB, and its label as text."""
+    """One sample on the sheet.
+
+    Attributes:
+        picture: Its picture in RGB, or a cross on grey in its place.
+        label: Its label as text.
+        failure: Why there is a cross; empty where there is none.
+    """
 
     picture: Image.Image
     label: str
+    failure: str = ""
 
 
 def read_tiles(name: str, *, cloud: bool, count: int) -> list[Tile]:
-    """Return the first samples of a dataset in a shuffled order, decoded.
+    """Return the first samples of a dataset in a shuffled order, decoded; some may fail.
 
     Args:
         name: The dataset.
@@ -38,13 +45,15 @@ def read_tiles(name: str, *, cloud: bool, count: int) -> list[Tile]:
         count: At most how many.
 
     Raises:
-        SampleError: A sample has no file, or its first file is no picture that Pillow reads.
+        SampleError: The first file of none of them is a picture that Pillow reads, or one has no file.
         DatasetError: The dataset is empty.
     """
     samples = itertools.islice(IterableChunk(name, cloud, shuffle=True), count)
-    tiles = [_decode(label, files, name=name) for label, files in samples]
+    tiles = [_make_tile(label, files, name=name) for label, files in samples]
     if not tiles:
         raise DatasetError(f"dataset {name} holds no samples to show")
+    if all(tile.failure for tile in tiles):
+        raise SampleError(tiles[0].failure)
     return tiles
 
 
@@ -87,17 +96,27 @@ def label_text(label: object) -> str:
     return text if len(text) <= LABEL_CHARACTERS else f"{text[: LABEL_CHARACTERS - 2].rstrip()}.."
 
 
-def _decode(label: object, files: Sequence[MemberFile] | None, *, name: str) -> Tile:
+def _make_tile(label: object, files: Sequence[MemberFile] | None, *, name: str) -> Tile:
     if not files:
         raise SampleError(f"a sample of {name} has no file to show: show-samples is for datasets of pictures")
+    failure = ""
     try:
         with Image.open(files[0]) as picture:
             pixels = convert_picture(picture, "RGB")
-    except UnidentifiedImageError as error:
-        raise SampleError(f"{files[0].name!r} of {name} is no picture that Pillow knows") from error
+    except UnidentifiedImageError:
+        failure = f"{files[0].name!r} of {name} is no picture that Pillow knows"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SampleError(f"{files[0].name!r} of {name} is no picture that Pillow reads: {error}") from error
-    return Tile(picture=pixels, label=label_text(label))
+        failure = f"{files[0].name!r} of {name} is no picture that Pillow reads: {error}"
+    return Tile(picture=_draw_cross() if failure else pixels, label=label_text(label), failure=failure)
+
+
+def _draw_cross() -> Image.Image:
+    last = PICTURE_PIXELS - 1
+    square = Image.new("RGB", (PICTURE_PIXELS, PICTURE_PIXELS), "lightgrey")
+    pen = ImageDraw.Draw(square)
+    for line in ((0, 0, last, last), (0, last, last, 0)):
+        pen.line(line, fill="red", width=2)
+    return square
 
 
 def _fit(picture: Image.Image) -> Image.Image:

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.scratch import BENCH_KIT, Scratch, assert_refused, flip, truncate
+from PIL import Image
+from support.scratch import BENCH_KIT, NOTES, Scratch, assert_refused, flip, truncate
 
 from benchkit.cli import main, manage
 from benchkit.data.catalogue import list_versions, publish, read_manifest
-from benchkit.errors import CorruptError, NotFoundError, UsageError
+from benchkit.errors import CorruptError, NotFoundError, SampleError, UsageError
 from benchkit.format.manifest import Manifest
 from benchkit.store.local import LocalStore
 
@@ -253,3 +254,23 @@ def test_del_ds_asks_on_a_terminal_and_only_yes_deletes(migrated: Scratch) -> No
     assert out.splitlines()[0] == b"train"
     assert b"deleted train@1" in out
     assert set(migrated.objects("store")) == {"benchkit.json"}
+
+
+def test_a_picture_that_cannot_be_read_is_a_cross_on_the_sheet_of_the_others(scratch: Scratch) -> None:
+    scratch.write_datasets(NOTES.replace("int(files[0].read(9))", "label"))
+    for path in sorted((scratch.root / "data").iterdir())[1:]:
+        path.unlink()
+    whole = scratch.root / "data/0001.txt"
+    Image.new("RGB", (32, 32), "blue").save(whole, "PNG")
+    scratch.migrate("--zip")
+    done = scratch.bench_kit("show-samples", "train", "--staged")
+    assert done.returncode == 0
+    assert done.stderr == "warning: '0000.txt' of train is no picture that Pillow knows\n"
+    with Image.open(scratch.root / "samples.png") as sheet:
+        colours = {colour for _, colour in sheet.getcolors(1 << 16) or []}
+    assert {(0, 0, 255), (255, 0, 0)} <= colours
+
+    whole.unlink()
+    scratch.migrate("--zip")
+    refused = scratch.bench_kit("show-samples", "train", "--staged")
+    assert_refused(refused, SampleError, "'0000.txt' of train is no picture")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from benchkit.cli import render
+
 EXAMPLE = "Example: bench-kit show-samples train --output samples.png --count 100"
+_FAILURES_SHOWN = 20
 
 
 def show_samples(
@@ -20,10 +24,15 @@ def show_samples(
 ) -> None:
     """Write a contact sheet of a dataset.
 
-    It shows pictures in a shuffled order, each over its label.
+    It shows pictures in a shuffled order, each over its label; one that cannot be read is a red cross.
     """
     from benchkit.project.contact_sheet import read_tiles, write_sheet
 
     tiles = read_tiles(name, cloud=not staged, count=count)
     write_sheet(tiles, output)
+    failures = [tile.failure for tile in tiles if tile.failure]
+    for failure in failures[:_FAILURES_SHOWN]:
+        print(f"warning: {render.escape(failure)}", file=sys.stderr)
+    if len(failures) > _FAILURES_SHOWN:
+        print(f"warning: and {len(failures) - _FAILURES_SHOWN:,} more", file=sys.stderr)
     print(f"wrote {output}: {len(tiles)} samples of {name}")
