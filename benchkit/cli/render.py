@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
+_LINES_SHOWN = 20
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -41,6 +42,16 @@ def pairs(rows: Sequence[tuple[str, str]]) -> str:
     """Return names and values as two aligned columns."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name.ljust(width)}  {escape(value)}" for name, value in rows)
+
+
+def first_lines(lines: Sequence[str], noun: str) -> list[str]:
+    """Return the lines, each about one thing; of more than 20 the first, and how many are left out.
+
+    >>> first_lines(["a"] * 22, "file")[19:]
+    ['a', 'and 2 files more']
+    """
+    left = len(lines) - _LINES_SHOWN
+    return [*lines[:_LINES_SHOWN], f"and {count(left, noun)} more"] if left > 0 else [*lines]
 
 
 def count(number: int, noun: str) -> str:

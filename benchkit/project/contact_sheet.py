@@ -45,7 +45,7 @@ def read_tiles(name: str, *, cloud: bool, count: int) -> list[Tile]:
         count: At most how many.
 
     Raises:
-        SampleError: The first file of none of them is a picture that Pillow reads, or one has no file.
+        SampleError: None of them has a first file that is a picture and that Pillow reads.
         DatasetError: The dataset is empty.
     """
     samples = itertools.islice(IterableChunk(name, cloud, shuffle=True), count)
@@ -97,17 +97,23 @@ def label_text(label: object) -> str:
 
 
 def _make_tile(label: object, files: Sequence[MemberFile] | None, *, name: str) -> Tile:
+    try:
+        return _decode(label, files, name=name)
+    except SampleError as error:
+        return Tile(picture=_draw_cross(), label=label_text(label), failure=str(error))
+
+
+def _decode(label: object, files: Sequence[MemberFile] | None, *, name: str) -> Tile:
     if not files:
         raise SampleError(f"a sample of {name} has no file to show: show-samples is for datasets of pictures")
-    failure = ""
     try:
         with Image.open(files[0]) as picture:
             pixels = convert_picture(picture, "RGB")
-    except UnidentifiedImageError:
-        failure = f"{files[0].name!r} of {name} is no picture that Pillow knows"
+    except UnidentifiedImageError as error:
+        raise SampleError(f"{files[0].name!r} of {name} is no picture that Pillow knows") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        failure = f"{files[0].name!r} of {name} is no picture that Pillow reads: {error}"
-    return Tile(picture=_draw_cross() if failure else pixels, label=label_text(label), failure=failure)
+        raise SampleError(f"{files[0].name!r} of {name} is no picture that Pillow reads: {error}") from error
+    return Tile(picture=pixels, label=label_text(label))
 
 
 def _draw_cross() -> Image.Image:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchkit.errors import UsageError
+from benchkit.errors import SampleError, UsageError
 from benchkit.format.sample import MemberFile
 from benchkit.project.contact_sheet import (
     GAP_PIXELS,
@@ -16,7 +16,7 @@ from benchkit.project.contact_sheet import (
     LABEL_PIXELS,
     PICTURE_PIXELS,
     Tile,
-    _make_tile,
+    _decode,
     draw_sheet,
     label_text,
     write_sheet,
@@ -71,13 +71,14 @@ def test_a_label_is_one_short_line(label: object, text: str) -> None:
 def test_a_picture_of_sixteen_bits_is_as_bright_as_one_of_eight() -> None:
     file = MemberFile()
     Image.fromarray(np.array([[0, 40_000, 65_535]], dtype=np.uint16)).save(file, "PNG")
-    assert np.asarray(_make_tile(1, [file], name="n").picture)[0, :, 0].tolist() == [0, 156, 255]
+    assert np.asarray(_decode(1, [file], name="n").picture)[0, :, 0].tolist() == [0, 156, 255]
 
 
 def test_what_is_no_picture_is_named_alone() -> None:
     file = MemberFile(b"no picture")
     file.name = "a.png"
-    assert _make_tile(1, [file], name="n").failure == "'a.png' of n is no picture that Pillow knows"
+    with pytest.raises(SampleError, match=r"^'a.png' of n is no picture that Pillow knows$"):
+        _decode(1, [file], name="n")
 
 
 def test_the_sheet_is_written_as_png_whatever_its_name(tmp_path: Path) -> None:

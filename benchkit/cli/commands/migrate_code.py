@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from benchkit.project.code_shelf import CodeReport
 
 EXAMPLE = "Example: python manage.py migrate-code"
-_SHOWN = 20
 
 
 def migrate_code(
@@ -76,9 +75,8 @@ def show_report(report: CodeReport, url: str) -> None:
     if report.replaced:
         old = report.replaced
         print(f"replaced version {old.number} of {render.moment(old.record.created)}:")
-    for path, how in list(report.changes.items())[:_SHOWN]:
-        print(f"  {how} {render.escape(path)}")
-    if len(report.changes) > _SHOWN:
-        print(f"  and {render.count(len(report.changes) - _SHOWN, 'file')} more")
+    changes = [f"{how} {render.escape(path)}" for path, how in report.changes.items()]
+    for line in render.first_lines(changes, "file"):
+        print(f"  {line}")
     what = f"{render.count(len(version.files), 'file')}, {render.size(version.size)}"
     print(f"version {version.number} of the code is in {render.escape(url)}: {what}")

@@ -11,7 +11,6 @@ import typer
 from benchkit.cli import render
 
 EXAMPLE = "Example: bench-kit show-samples train --output samples.png --count 100"
-_FAILURES_SHOWN = 20
 
 
 def show_samples(
@@ -30,9 +29,7 @@ def show_samples(
 
     tiles = read_tiles(name, cloud=not staged, count=count)
     write_sheet(tiles, output)
-    failures = [tile.failure for tile in tiles if tile.failure]
-    for failure in failures[:_FAILURES_SHOWN]:
-        print(f"warning: {render.escape(failure)}", file=sys.stderr)
-    if len(failures) > _FAILURES_SHOWN:
-        print(f"warning: and {len(failures) - _FAILURES_SHOWN:,} more", file=sys.stderr)
+    failures = [render.escape(tile.failure) for tile in tiles if tile.failure]
+    for line in render.first_lines(failures, "sample"):
+        print(f"warning: {line}", file=sys.stderr)
     print(f"wrote {output}: {len(tiles)} samples of {name}")
