@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import threading
@@ -70,6 +71,8 @@ def _move(source: socket.socket, target: socket.socket) -> None:
     """Have the kernel move all bytes from one connection to another."""
     out, into = os.pipe()
     try:
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, _ANSWER_BYTES)  # 64 KiB at a time takes twice as long
         with contextlib.suppress(OSError):
             while moved := os.splice(source.fileno(), into, _ANSWER_BYTES):
                 while moved:

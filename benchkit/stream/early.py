@@ -9,6 +9,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain, islice
+from typing import TypeVar
 
 from benchkit.errors import BenchKitError
 from benchkit.format.manifest import ChunkEntry
@@ -24,6 +27,9 @@ _AT_ONCE = 32
 
 Visit = tuple[int, Sequence[int]]
 """A chunk and live rows of it."""
+Part = Callable[[], list[Sample]]
+"""Reads some of the rows of a visit."""
+_Result = TypeVar("_Result")
 
 
 def can_be_early(chunk: ChunkEntry) -> bool:
@@ -44,35 +50,46 @@ def choose_early(visits: Sequence[Visit], chunks: Sequence[ChunkEntry]) -> list[
 
 
 def read_early(
-    visits: Sequence[Visit], read_rows: Callable[[int, Sequence[int]], list[Sample]]
+    visits: Sequence[Visit], open_rows: Callable[[int, Sequence[int]], Sequence[Part]]
 ) -> list[list[Sample] | None]:
-    """Return the samples of each visit, several being read at once; None where that failed.
+    """Return the samples of each visit, much being read at once; None where that failed.
 
     Whoever fetches the chunk will meet what failed, and tells it.
 
     Args:
         visits: Chunks and rows.
-        read_rows: Reads rows of a chunk from the store.
+        open_rows: Opens a chunk in the store, and returns what reads its rows: each part some of them.
     """
-    found: list[list[Sample] | None] = [None] * len(visits)
+    opened = _call_at_once([partial(open_rows, chunk, rows) for chunk, rows in visits])
+    read = iter(_call_at_once([part for parts in opened for part in parts or ()]))
+    found: list[list[Sample] | None] = []
+    for parts in opened:
+        some = [samples for samples in islice(read, len(parts or ())) if samples is not None]
+        found.append(list(chain.from_iterable(some)) if parts and len(some) == len(parts) else None)
+    return found
+
+
+def _call_at_once(calls: Sequence[Callable[[], _Result]]) -> list[_Result | None]:
+    """Return what each returns, several being made at once; None where the store failed."""
+    results: list[_Result | None] = [None] * len(calls)
     errors: list[BaseException] = []
-    waiting = deque(enumerate(visits))
+    waiting = deque(enumerate(calls))
 
     def work() -> None:
         while waiting and not errors:
             try:
-                number, (chunk, rows) = waiting.popleft()
+                number, call = waiting.popleft()
             except IndexError:  # another thread has taken it meanwhile
                 return
             try:
-                found[number] = read_rows(chunk, rows)
+                results[number] = call()
             except BenchKitError:
                 continue
             except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
                 errors.append(error)
 
     # A pool's threads would keep the process from ending while a store stands still.
-    count = min(_AT_ONCE, len(visits))
+    count = min(_AT_ONCE, len(calls))
     threads = [threading.Thread(target=work, name="benchkit-early", daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
@@ -80,4 +97,4 @@ def read_early(
         thread.join()
     if errors:
         raise errors[0]
-    return found
+    return results

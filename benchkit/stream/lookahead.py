@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 AHEAD_STEPS = 64
 FETCHERS = 4
 _NAME = "benchkit-ahead"
-_HEAD_START_SECONDS = 0.5
+_HEAD_START_SECONDS = 0.1
 """How long nothing is fetched ahead, for a first batch to come sooner of which rows may be read early."""
 _LAST_FETCH_SECONDS = 1.0
 """How long the end of a pass waits for fetches that are going on; a slower one ends by itself."""

@@ -26,7 +26,7 @@ from benchkit.store.base import Store
 from benchkit.stream.cache import TIMEOUT_SECONDS, ChunkCache
 from benchkit.stream.calls import CallListener
 from benchkit.stream.early import NEAR_BYTES as EARLY_NEAR_BYTES
-from benchkit.stream.early import choose_early, read_early
+from benchkit.stream.early import Part, choose_early, read_early
 from benchkit.stream.open_chunk import OpenChunk
 from benchkit.stream.patience import call_patiently
 from benchkit.stream.read_ahead import ReadAhead
@@ -175,7 +175,7 @@ class ChunkReader:
             ]
         visits = choose_early(away, entries)
         samples = call_patiently(
-            partial(read_early, visits, self._read_from_store),
+            partial(read_early, visits, self._open_in_store),
             state=bool,
             seconds=self.timeout_seconds,
             what=f"reading rows of {self._version.label} from {self._store.url}",
@@ -186,7 +186,8 @@ class ChunkReader:
                 found.update(zip(groups[chunk], some, strict=True))
         return found
 
-    def _read_from_store(self, chunk: int, live_rows: Sequence[int]) -> list[Sample]:
+    def _open_in_store(self, chunk: int, live_rows: Sequence[int]) -> list[Part]:
+        """Return what reads rows of a chunk where the store has it, those next to each other together."""
         entry = self._manifest.chunks[chunk]
         name = self._manifest.chunk_object(entry)
 
@@ -196,7 +197,7 @@ class ChunkReader:
         index = self._decode_index(read, chunk)
         rows = entry.live_rows()[live_rows].tolist() if entry.dead else live_rows
         reader = open_samples(index, read, what=self.describe_chunk(chunk), near_bytes=EARLY_NEAR_BYTES)
-        return reader.read(rows)
+        return [partial(reader.read, run) for run in _cut_runs(rows)]
 
     def describe(self, chunk: int, live_row: int) -> str:
         """Return a row as people look for it: key, original files, chunk, dataset and version."""
@@ -337,6 +338,17 @@ def _group(places: Iterable[int], chunks: Sequence[int]) -> dict[int, list[int]]
     for place in places:
         groups.setdefault(chunks[place], []).append(place)
     return groups
+
+
+def _cut_runs(rows: Sequence[int]) -> list[list[int]]:
+    """Return the rows, cut where one is not next to the one before."""
+    runs: list[list[int]] = []
+    for row in rows:
+        if runs and row == runs[-1][-1] + 1:
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    return runs
 
 
 def check_rows(manifest: Manifest, label: str) -> npt.NDArray[np.int64]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from functools import partial
+
 import pytest
 from support.making import content, publish_samples
 from support.reading import Numbers, labels_of, make, open_reader
@@ -105,12 +108,30 @@ def test_damage_is_told_by_the_fetch_and_mended_bytes_are_taken(project, damage,
     assert contents(reader.read([0], [3], early=True)) == expected(3)
 
 
-def test_an_error_in_one_of_its_threads_that_is_no_fault_of_the_store_is_raised():
-    def read_rows(chunk, rows):
+@pytest.mark.parametrize("when", ["opening", "reading"])
+def test_an_error_in_one_of_its_threads_that_is_no_fault_of_the_store_is_raised(when):
+    def fail():
         raise ZeroDivisionError
 
+    def open_rows(chunk, rows):
+        return fail() if when == "opening" else [fail]
+
     with pytest.raises(ZeroDivisionError):
-        read_early([(number, [0]) for number in range(40)], read_rows)
+        read_early([(number, [0]) for number in range(40)], open_rows)
+
+
+def test_the_rows_of_all_chunks_are_read_at_once_and_come_in_their_order():
+    all_are_read = threading.Barrier(6, timeout=20)
+
+    def read(chunk, row):
+        all_are_read.wait()
+        if chunk == 1 and row == 5:
+            raise CorruptError("this one")
+        return [(10 * chunk + row, None)]
+
+    visits = [(0, [7, 2, 3]), (1, [4, 5]), (2, [9])]
+    found = read_early(visits, lambda chunk, rows: [partial(read, chunk, row) for row in rows])
+    assert found == [[(7, None), (2, None), (3, None)], None, [(29, None)]]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
