@@ -168,7 +168,7 @@ class ChunkLoader(DataLoader[Any]):
         opened = self._source.open()
         lanes = machine_lanes(lanes=course.lanes, local=read_local_world(), count=course.shard.count)
         opened.cache.check_limit(
-            lanes=min(lanes, len(opened.manifest.chunks)), largest_tar_bytes=opened.largest_tar_bytes
+            lanes=min(lanes, len(opened.manifest.chunks)), largest_tar_bytes=max(opened.tar_bytes)
         )
         ahead = opened.room(workers=self.num_workers).ahead
         lookahead = Lookahead(opened, course.plan, course.steps, ahead)

@@ -169,8 +169,8 @@ def simulate(manifest: Manifest, options: SimulateOptions) -> Simulation:
     lanes = machine_lanes(lanes=options.open_chunks, local=local, count=options.ranks)
     least = smallest_limit(lanes=min(lanes, len(rows)), largest_tar_bytes=largest)
     ahead = lookahead_limit(
-        largest_tar_bytes=largest,
-        lanes=min(options.open_chunks, len(rows)),
+        tar_bytes=tar.tolist(),
+        lanes=options.open_chunks,
         processes=local,
         workers=options.workers,
     )
@@ -185,7 +185,7 @@ def simulate(manifest: Manifest, options: SimulateOptions) -> Simulation:
         spread=mixing.spread() if full else None,
         nodes=nodes,
         cache_least_bytes=least,
-        cache_ahead_bytes=ahead,
+        cache_ahead_bytes=max(least, ahead),
         cache_whole_bytes=max(least, *(node.tar_bytes for node in nodes)),
         first_batch_seconds=max(node.first_bytes for node in nodes) / options.bytes_per_second,
     )

@@ -79,16 +79,16 @@ class OpenedVersion:
         return ChunkCache(folder=self.settings.cache_dir, limit_bytes=self.settings.cache_limit_bytes)
 
     @cached_property
-    def largest_tar_bytes(self) -> int:
-        """Bytes of the largest tar."""
-        return max(chunk.tar_bytes for chunk in self.manifest.chunks)
+    def tar_bytes(self) -> list[int]:
+        """Bytes of each tar."""
+        return [chunk.tar_bytes for chunk in self.manifest.chunks]
 
     def room(self, *, workers: int) -> Room:
         """Return how many chunks each process of this machine may hold open."""
         return share_room(
             limit_bytes=self.settings.cache_limit_bytes,
-            largest_tar_bytes=self.largest_tar_bytes,
-            lanes=min(self.selection.lanes, len(self.manifest.chunks)),
+            tar_bytes=self.tar_bytes,
+            lanes=self.selection.lanes,
             processes=read_local_world(),
             workers=workers,
         )

@@ -127,7 +127,7 @@ def stored(project: Path) -> list[Path]:
 
 
 def largest_tar() -> int:
-    return loader_of(0).opened.largest_tar_bytes
+    return max(loader_of(0).opened.tar_bytes)
 
 
 def check_cache(project: Path) -> None:
