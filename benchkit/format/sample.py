@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,12 @@ class SampleReader:
         self._letters = index.names.tobytes()
         self._near_bytes = near_bytes if index.in_order else 0
         self._hold(index)
+
+    def reading(self, read: ReadRange) -> SampleReader:
+        """Return one that reads the same chunk where it has been opened again, by the same index."""
+        again = copy.copy(self)
+        again._read = read  # noqa: SLF001
+        return again
 
     def _hold(self, index: ChunkIndex) -> None:
         """Keep what the index says of the rows."""

@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -35,6 +35,11 @@ AT_ONCE_BYTES = 4 << 20
 """So many samples are read at once that they have about these bytes together."""
 
 _HEAP_BYTES = 16 << 20
+_INDEX_BYTES = 16 << 20
+"""So much of what indices say is remembered of chunks that are closed, which may soon be opened again: where
+the cache is small, for every batch."""
+_EACH_BYTES = 4 << 10
+"""What each of them takes besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +93,16 @@ class ChunkReader:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind: a reader in another process opens its own."""
-        gone = dict.fromkeys(("_opened", "_new", "_read_ahead", "_refetched", "_in_use", "_listener"))
+        gone = dict.fromkeys(
+            ("_opened", "_known", "_new", "_read_ahead", "_refetched", "_in_use", "_listener")
+        )
         return self.__dict__ | gone | {"_pid": -1}
 
     def _begin(self) -> None:
         """Hold nothing, as a process does that has just made, forked or unpickled the reader."""
         self._opened: OrderedDict[int, _Opened] = OrderedDict()
+        self._known: OrderedDict[int, _Opened] = OrderedDict()  # open or not: their indices have been read
+        self._known_bytes = 0
         self._new: list[OpenChunk] = []  # opened for what is being read, which is not to wait for all of them
         self._read_ahead = ReadAhead()
         self._refetched: set[int] = set()
@@ -244,8 +253,10 @@ class ChunkReader:
                 self._read_ahead.stop()
 
     def let_go(self) -> None:
-        """Let all chunks go: the pass is over."""
+        """Let all chunks go, and forget their indices: the pass is over."""
         self.give_way()
+        self._known.clear()
+        self._known_bytes = 0
         self._read_ahead.stop()
         self._listener.stop()
 
@@ -282,6 +293,9 @@ class ChunkReader:
         entry = self._manifest.chunks[chunk]
         while True:
             tar = self.fetch(chunk)
+            if known := self._known.get(chunk):
+                self._known.move_to_end(chunk)
+                return replace(known, tar=tar, samples=known.samples.reading(tar.read))
             try:
                 index = self._decode_index(tar.read, chunk)
             except CorruptError as error:
@@ -289,7 +303,20 @@ class ChunkReader:
             else:
                 samples = open_samples(index, tar.read, what=self.describe_chunk(chunk))
                 live = entry.live_rows() if entry.dead else None
-                return _Opened(tar, samples, live)
+                opened = _Opened(tar, samples, live)
+                self._remember(chunk, opened)
+                return opened
+
+    def _remember(self, chunk: int, opened: _Opened) -> None:
+        """Keep what the chunk's index says, and forget what has not been asked for longest."""
+        self._known[chunk] = opened
+        self._known_bytes += self._index_bytes(chunk)
+        while self._known_bytes > _INDEX_BYTES:
+            self._known_bytes -= self._index_bytes(self._known.popitem(last=False)[0])
+
+    def _index_bytes(self, chunk: int) -> int:
+        """Return about what it takes to remember a chunk's index."""
+        return self._manifest.chunks[chunk].index.tar_length + _EACH_BYTES
 
     def _decode_index(self, read: ReadRange, chunk: int) -> ChunkIndex:
         entry, what = self._manifest.chunks[chunk], self.describe_chunk(chunk)

@@ -7,6 +7,7 @@ from support.making import content
 from support.reading import open_reader
 
 from benchkit.errors import CorruptError
+from benchkit.format.index import decode_index
 
 PER_CHUNK, SIZE = 10, 5000
 CHUNKS, ROWS = [2, 2, 0, 3, 3, 3, 2], [7, 1, 9, 5, 6, 0, 0]
@@ -68,6 +69,28 @@ def test_a_chunk_that_is_found_bad_is_fetched_again_and_its_rows_come_in_their_p
     with pytest.raises(CorruptError, match=r"of row 0 of chunk .* is corrupt: .*fetched again once"):
         list(reader.read(CHUNKS, ROWS))
     assert labels(next(reader.read(CHUNKS[:3], ROWS[:3]))) == LABELS[:3]
+
+
+@pytest.mark.parametrize(("remembered", "indices"), [(4, 4), (2, 8)])
+def test_the_index_of_a_chunk_that_is_opened_again_is_not_read_again_as_long_as_it_is_remembered(
+    reader, monkeypatch, remembered, indices
+):
+    decoded = []
+
+    def decode(data, **what):
+        decoded.append(what)
+        return decode_index(data, **what)
+
+    size = reader._index_bytes(0)
+    monkeypatch.setattr("benchkit.stream.reader._INDEX_BYTES", remembered * size + size // 2)
+    monkeypatch.setattr("benchkit.stream.reader.decode_index", decode)
+    reader.keep = 1
+    for _ in range(2):
+        assert [labels(samples) for samples in reader.read([0, 1, 2, 3], [1] * 4)] == [[1, 11, 21, 31]]
+        assert len(reader._opened) == 1
+    assert len(decoded) == indices
+    assert len(reader._known) == remembered
+    assert reader._known_bytes == sum(map(reader._index_bytes, reader._known))
 
 
 def test_reading_that_is_broken_off_leaves_nothing_open_once_it_is_let_go(reader):
