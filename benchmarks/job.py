@@ -202,6 +202,8 @@ def main() -> None:
     """Do what the command line says."""
     case, place = read_job(sys.argv[1])
     side = importlib.import_module(SIDES[case.side].module)
+    for name in side.imports(case) if hasattr(side, "imports") else ():
+        importlib.import_module(name)
     figures = ACTIONS[case.action](side, case, place)
     print("\n" + json.dumps(figures))
 

@@ -69,6 +69,13 @@ class Loader:
         self._loader.load_state_dict(state)
 
 
+def imports(case: Case) -> list[str]:
+    """Return the modules that only some cases need; the other sides import theirs with themselves."""
+    if case.action == "pack":
+        return ["benchkit.data.pack"]
+    return ["boto3"] if case.latency_ms is not None else []
+
+
 def pack(files: Sequence[str], out: Path, case: Case, place: Place) -> None:
     """Pack the files into the staging of a project of its own."""
     from benchkit.data.pack import pack as pack_dataset  # noqa: PLC0415  # a training does not import it

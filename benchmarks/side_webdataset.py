@@ -15,6 +15,11 @@ from rows import MakeRow, Row, collate_of, row_maker
 _SHUFFLE_BUFFER = 1000  # what its documentation writes
 
 
+def imports(case: Case) -> list[str]:
+    """Return the modules that only some cases need."""
+    return ["boto3"] if case.latency_ms is not None else []
+
+
 def pack(files: Sequence[str], out: Path, case: Case, place: Place) -> None:
     """Write tar shards; each worker writes its own."""
     out.mkdir(parents=True)
