@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ LOGS = Path(".benchkit") / "logs"
 # Process groups that were taken down, kept to the end of the process. A gloo group that goes while a thread
 # of its own lets go of the last tensors hangs: it waits for that thread and keeps Python's lock meanwhile.
 _ENDED: list[object] = []
+
+_LAST_PAUSE_SECONDS = 0.05
+"""How long the end of a rank leaves Python's lock to others."""
 
 
 class BenchAccelerator(Accelerator):  # type: ignore[misc]
@@ -103,12 +108,23 @@ def get_accelerator(
         rng_types=rng_types,
         kwargs_handlers=kwargs_handlers,
     )
+    if accelerator.num_processes > 1:
+        atexit.unregister(_pause)  # once is enough
+        atexit.register(_pause)
     if split_batches and accelerator.num_processes > 1:
         raise UsageError(
             "split_batches=True has no effect on Bench-Kit's loaders, whose batch_size is per process: "
             f"leave it out, and divide the batch size by the {accelerator.num_processes} processes"
         )
     return accelerator
+
+
+def _pause() -> None:
+    """Let gloo's threads have Python's lock, which they take to let go of the last tensors.
+
+    Before 3.14 Python aborts a process that ends while such a thread waits for it.
+    """
+    time.sleep(_LAST_PAUSE_SECONDS)
 
 
 def _logging_folder() -> str | None:

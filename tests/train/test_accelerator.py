@@ -126,6 +126,27 @@ def test_wipe_temp_without_anything_to_remove_does_nothing(project):
     assert not (project / ".benchkit").exists()
 
 
+ENDS_WHILE_GLOO_WAITS = """
+import sys, time
+import torch
+from benchkit import get_accelerator
+
+get_accelerator()
+sys.setswitchinterval(100)  # nobody else gets Python's lock until this thread sleeps
+torch.distributed.all_reduce(torch.ones(1), async_op=True)
+end = time.perf_counter() + 0.3
+while time.perf_counter() < end:
+    pass
+"""
+
+
+@pytest.mark.processes
+def test_python_ends_well_while_a_thread_of_gloo_waits_to_let_a_tensor_go(project, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(ENDS_WHILE_GLOO_WAITS)
+    torchrun(script, 2, project=project)
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("world", [2, 3])
 def test_several_processes_train_together_and_wipe_their_files_once(world, tmp_path):
