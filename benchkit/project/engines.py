@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from benchkit.errors import UsageError
+from benchkit.project.launchers import accelerate, torchrun
 
 Engine = Literal["docker", "podman", "process"]
 ContainerEngine = Literal["docker", "podman"]
@@ -141,18 +142,8 @@ def distribute(command: Sequence[str], processes: int, *, gpus: bool) -> tuple[s
             f"--processes {processes} goes with a command such as "
             f'"python TrainScript.py", not with {shlex.join(command)!r:.200}'
         )
-    if gpus:
-        launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-        return (program, "-m", *launcher, "--num_processes", str(processes), *arguments)
-    return (
-        program,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--local-addr=127.0.0.1",  # a host name need not have an address, in a container least of all
-        f"--nproc-per-node={processes}",
-        *arguments,
-    )
+    launcher = accelerate if gpus else torchrun
+    return (program, *launcher(processes), *arguments)
 
 
 def process_command(command: Sequence[str]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 import torch
 
 from benchkit.errors import ProjectError, UsageError
+from benchkit.project.launchers import THIS_MACHINE, Machines, accelerate, torchrun
 from benchkit.settings import child_environment
 from benchkit.train.orphans import end_with_parent
 
@@ -27,34 +28,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 SCRIPT_FILE = "TrainScript.py"
-DEFAULT_PORT = 29500
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machines:
-    """The machines that train together, and which of them this is.
-
-    Attributes:
-        count: How many machines.
-        rank: This machine among them, from 0.
-        address: The host name or address of machine 0; needed from two machines on.
-        port: A free TCP port of machine 0.
-    """
-
-    count: int = 1
-    rank: int = 0
-    address: str | None = None
-    port: int = DEFAULT_PORT
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise UsageError(f"--nnodes {self.count} is not at least 1")
-        if not 0 <= self.rank < self.count:
-            raise UsageError(f"--node-rank {self.rank} is outside 0..{self.count - 1}")
-        if not 0 < self.port < 1 << 16:
-            raise UsageError(f"--master-port {self.port} is outside 1..65535")
-        if self.count > 1 and not self.address:
-            raise UsageError(f"--nnodes {self.count} needs --master-addr, the address of machine 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +69,7 @@ def plan_launch(
     *,
     hardware: Hardware,
     processes: int | None = None,
-    machines: Machines | None = None,
+    machines: Machines = THIS_MACHINE,
     cpu: bool = False,
     folder: Path | None = None,
 ) -> LaunchPlan:
@@ -107,7 +80,7 @@ def plan_launch(
         arguments: What the script gets.
         hardware: What there is to train on.
         processes: How many processes on this machine; None is one for each GPU, or one where there is none.
-        machines: The machines that train together; None is this one alone.
+        machines: The machines that train together.
         cpu: Leave the GPUs alone.
         folder: The folder the command is started in; a script below it is named by its relative path.
 
@@ -115,7 +88,6 @@ def plan_launch(
         UsageError: Fewer than one process, or more processes than GPUs.
         ProjectError: There is no script.
     """
-    machines = machines or Machines()
     gpus = 0 if cpu else hardware.gpus
     count = (gpus or 1) if processes is None else processes
     if count < 1:
@@ -130,7 +102,7 @@ def plan_launch(
         raise ProjectError(f'{script} is missing: it is what "python manage.py train" runs')
     if folder is not None and script.is_relative_to(folder):
         script = script.relative_to(folder)
-    launcher = _accelerate(count, machines) if gpus else _torchrun(count, machines)
+    launcher = (accelerate if gpus else torchrun)(count, machines)
     variables = {"BENCHKIT_PROJECT": str(project)}
     if not gpus:
         # Without it Accelerate sees no GPU, and each of several processes takes itself for the only one.
@@ -206,28 +178,3 @@ class _Launcher:
 
 def _environment(plan: LaunchPlan) -> dict[str, str]:
     return child_environment(dict(plan.variables), defaults=dict(plan.defaults))
-
-
-def _torchrun(processes: int, machines: Machines) -> list[str]:
-    module = ["-m", "torch.distributed.run"]
-    if machines.count == 1:
-        # Else it would look for this machine's name in the network, and wait long where that has no address.
-        return [*module, "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
-    return [
-        *module,
-        f"--nnodes={machines.count}",
-        f"--node-rank={machines.rank}",
-        f"--master-addr={machines.address}",
-        f"--master-port={machines.port}",
-        f"--nproc-per-node={processes}",
-    ]
-
-
-def _accelerate(processes: int, machines: Machines) -> list[str]:
-    total = processes * machines.count
-    options = ["--multi_gpu"] if total > 1 else []
-    options += ["--num_processes", str(total), "--num_machines", str(machines.count)]
-    if machines.count > 1:
-        options += ["--machine_rank", str(machines.rank)]
-        options += ["--main_process_ip", str(machines.address), "--main_process_port", str(machines.port)]
-    return ["-m", "accelerate.commands.launch", *options]

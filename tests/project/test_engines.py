@@ -112,6 +112,7 @@ def test_several_processes_are_started_by_a_launcher() -> None:
             "python",
             "-m",
             "torch.distributed.run",
+            "--log-dir=/dev/null",
             "--standalone",
             "--local-addr=127.0.0.1",
             "--nproc-per-node=2",
@@ -119,8 +120,8 @@ def test_several_processes_are_started_by_a_launcher() -> None:
         *command[1:],
     )
     assert distribute(command, 4, gpus=True) == (
-        *("python", "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"),
-        *("--num_processes", "4"),
+        *("python", "-m", "accelerate.commands.launch", "--multi_gpu", "--log_dir", "/dev/null"),
+        *("--num_processes", "4", "--num_machines", "1"),
         *command[1:],
     )
     for refused in (("sh", "a.sh"), ("python", "-m", "x"), ("python",)):

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from benchkit.errors import ProjectError, UsageError
-from benchkit.project.launch import Hardware, LaunchPlan, Machines, find_hardware, plan_launch
+from benchkit.project.launch import Hardware, LaunchPlan, find_hardware, plan_launch
+from benchkit.project.launchers import Machines
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU_ONLY = Hardware(gpus=0, cores=8)
@@ -61,7 +62,8 @@ def command_of(plan: LaunchPlan) -> list[str]:
 def test_cpus_are_trained_on_with_standalone_torchrun(project: Path) -> None:
     plan = plan_launch(project, ["--epochs", "3"], hardware=CPU_ONLY, processes=2)
     assert command_of(plan) == [
-        "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2",
+        "-m", "torch.distributed.run", "--log-dir=/dev/null",
+        "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2",
         str(project / "TrainScript.py"), "--epochs", "3",
     ]  # fmt: skip
     assert dict(plan.variables) == {"BENCHKIT_PROJECT": str(project), "ACCELERATE_USE_CPU": "true"}
@@ -72,8 +74,8 @@ def test_cpus_are_trained_on_with_standalone_torchrun(project: Path) -> None:
     ("processes", "options"),
     [
         (1, ["--num_processes", "1", "--num_machines", "1"]),
-        (3, ["--multi_gpu", "--num_processes", "3", "--num_machines", "1"]),
-        (None, ["--multi_gpu", "--num_processes", "4", "--num_machines", "1"]),
+        (3, ["--multi_gpu", "--log_dir", "/dev/null", "--num_processes", "3", "--num_machines", "1"]),
+        (None, ["--multi_gpu", "--log_dir", "/dev/null", "--num_processes", "4", "--num_machines", "1"]),
     ],
 )
 def test_gpus_are_trained_on_with_accelerate(
@@ -88,13 +90,14 @@ def test_several_machines_meet_at_the_first_and_do_not_stand_alone(project: Path
     machines = Machines(count=2, rank=1, address="10.0.0.1", port=4000)
     plan = plan_launch(project, [], hardware=CPU_ONLY, processes=2, machines=machines)
     assert command_of(plan)[:-1] == [
-        "-m", "torch.distributed.run", "--nnodes=2", "--node-rank=1", "--master-addr=10.0.0.1",
-        "--master-port=4000", "--nproc-per-node=2",
+        "-m", "torch.distributed.run", "--log-dir=/dev/null",
+        "--nnodes=2", "--node-rank=1", "--master-addr=10.0.0.1", "--master-port=4000", "--nproc-per-node=2",
     ]  # fmt: skip
 
     plan = plan_launch(project, [], hardware=FOUR_GPUS, machines=machines)
     assert command_of(plan)[:-1] == [
-        "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "8", "--num_machines", "2",
+        "-m", "accelerate.commands.launch", "--multi_gpu", "--log_dir", "/dev/null",
+        "--num_processes", "8", "--num_machines", "2",
         "--machine_rank", "1", "--main_process_ip", "10.0.0.1", "--main_process_port", "4000",
     ]  # fmt: skip
 
@@ -102,12 +105,12 @@ def test_several_machines_meet_at_the_first_and_do_not_stand_alone(project: Path
 def test_machines_of_one_gpu_each_are_still_several_processes(project: Path) -> None:
     machines = Machines(count=2, rank=0, address="a")
     plan = plan_launch(project, [], hardware=Hardware(gpus=1, cores=2), machines=machines)
-    assert command_of(plan)[2:5] == ["--multi_gpu", "--num_processes", "2"]
+    assert command_of(plan)[2:7] == ["--multi_gpu", "--log_dir", "/dev/null", "--num_processes", "2"]
 
 
 def test_cpu_leaves_the_gpus_alone(project: Path) -> None:
     plan = plan_launch(project, [], hardware=FOUR_GPUS, processes=8, cpu=True)
-    assert command_of(plan)[4] == "--nproc-per-node=8"
+    assert command_of(plan)[5] == "--nproc-per-node=8"
     assert ("ACCELERATE_USE_CPU", "true") in plan.variables
 
 
@@ -193,14 +196,17 @@ def start(project: Path, arguments: Sequence[str], *, cwd: Path, **variables: st
 
 @pytest.mark.processes
 def test_two_processes_are_started_and_joined_and_get_the_arguments(project: Path, tmp_path: Path) -> None:
-    cwd = tmp_path / "elsewhere"
+    cwd, temporary = tmp_path / "elsewhere", tmp_path / "temporary"
     cwd.mkdir()
+    temporary.mkdir()
+    variables = {"BENCHKIT_PROJECT": "/another/project", "TMPDIR": str(temporary)}
     arguments = ["--processes", "2", "--cpu", "--epochs", "3", "--note=a b", "word", "--", "--cpu", "--debug"]
-    with start(project, arguments, cwd=cwd, BENCHKIT_PROJECT="/another/project") as running:
+    with start(project, arguments, cwd=cwd, **variables) as running:
         output, errors = running.communicate(timeout=120)
     assert running.returncode == 0, errors
+    assert not list(temporary.iterdir())
     assert output.startswith(f"+ BENCHKIT_PROJECT='{project}' ")
-    assert "-m torch.distributed.run --standalone --local-addr=127.0.0.1 --nproc-per-node=2" in output
+    assert "-m torch.distributed.run --log-dir=/dev/null --standalone --local-addr=127.0.0.1 " in output
     reports = [json.loads((cwd / f"rank{rank}.json").read_text()) for rank in range(2)]
     threads = str(max(1, find_hardware().cores // 2))
     assert reports == 2 * [

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchkit.project.launchers import accelerate, torchrun
 from benchkit.project.scaffold import TEMPLATE_FILES, start_project
 from benchkit.project.source_files import find_source_files
 from benchkit.settings import SETTINGS_NAME
@@ -126,19 +127,15 @@ def packed_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
-ACCELERATE = ["-m", "accelerate.commands.launch"]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
-
-
 @pytest.mark.processes
 @pytest.mark.parametrize(
     ("command", "processes", "epochs"),
     [
         (["manage.py", "train", "--processes", "2"], 2, 6),
         (["TrainScript.py"], 1, 1),
-        ([*TORCHRUN, "TrainScript.py"], 2, 1),
-        ([*ACCELERATE, "--num_processes", "1", "TrainScript.py"], 1, 1),
-        ([*ACCELERATE, "--multi_gpu", "--num_processes", "2", "TrainScript.py"], 2, 1),
+        ([*torchrun(2), "TrainScript.py"], 2, 1),
+        ([*accelerate(1), "TrainScript.py"], 1, 1),
+        ([*accelerate(2), "TrainScript.py"], 2, 1),
     ],
     ids=["manage.py train", "python", "torchrun", "accelerate 1", "accelerate 2"],
 )

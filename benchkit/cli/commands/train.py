@@ -43,14 +43,8 @@ def train(
 
     Accelerate's launcher starts it on GPUs, torchrun on CPUs. Options not named here go to the script.
     """
-    from benchkit.project.launch import (
-        DEFAULT_PORT,
-        Machines,
-        find_hardware,
-        launch,
-        launch_again,
-        plan_launch,
-    )
+    from benchkit.project.launch import find_hardware, launch, launch_again, plan_launch
+    from benchkit.project.launchers import DEFAULT_PORT, Machines
 
     if nnodes is None and (node_rank, master_addr, master_port) != (None, None, None):
         raise UsageError(
