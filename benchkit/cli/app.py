@@ -6,7 +6,9 @@ argument is exit code 2, Ctrl-C 130. Anything else is a defect and keeps its tra
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -66,13 +68,25 @@ def run(app: typer.Typer, arguments: Sequence[str], *, program: str, folder: Pat
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may be in no encoding at all
     try:
-        typer.main.get_command(app).main(args=rest, prog_name=program, obj=folder)
+        try:
+            typer.main.get_command(app).main(args=rest, prog_name=program, obj=folder)
+        finally:
+            if sys.stdout:  # it may have been closed
+                sys.stdout.flush()
     except BenchKitError as error:
         if debug:
             traceback.print_exc()
         lines = str(error).split("\n")  # a report may have several; nothing else steers the terminal
         print("error: " + "\n".join(map(render.escape, lines)), file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EPIPE) or error.filename is not None:
+            raise
+        if error.errno == errno.ENOSPC:
+            print("error: the output cannot be written: its disk is full", file=sys.stderr)
+        # What is left of the output would be written, and fail, once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     sys.exit(0)
 
 

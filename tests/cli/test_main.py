@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -187,6 +188,35 @@ def test_the_installed_program_answers(folder: Path) -> None:
     )
     assert done.returncode == 0
     assert done.stdout.splitlines()[0].split() == ["id", "p"]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        (">/dev/full", 1, "error: the output cannot be written: its disk is full\n"),
+        ("| true", 1, ""),
+        (">&-", 0, ""),
+    ],
+)
+def test_output_that_cannot_be_written_is_told_in_a_line_if_at_all(
+    folder: Path, unbuffered: str, redirection: str, code: int, said: str
+) -> None:
+    if redirection == ">/dev/full" and not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    # The reader of a pipe has gone by the time the program writes.
+    command = f'{{ sleep 0.2; "$0" -m benchkit.cli.main --help; echo $? >code; }} {redirection}'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable],
+        cwd=folder,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert int((folder / "code").read_text()) == code
+    assert done.stderr == said
 
 
 def test_manage_outside_a_project_is_an_error_without_a_traceback(folder: Path) -> None:
