@@ -205,7 +205,7 @@ def test_output_that_cannot_be_written_is_told_in_a_line_if_at_all(
     if redirection == ">/dev/full" and not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     # The reader of a pipe has gone by the time the program writes.
-    command = f'{{ sleep 0.2; "$0" -m benchkit.cli.main --help; echo $? >code; }} {redirection}'
+    command = f'{{ sleep 0.2; "$0" -m benchkit.cli.main --version; echo $? >code; }} {redirection}'
     done = subprocess.run(
         ["sh", "-c", command, sys.executable],
         cwd=folder,
