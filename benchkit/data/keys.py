@@ -61,6 +61,16 @@ def default_key(paths: Sequence[str], index: int, root: KeyRoot) -> str:
     return os.path.relpath(path, root.folder)
 
 
+def default_keys(paths: Sequence[Sequence[str]], indices: Sequence[int], root: KeyRoot) -> list[str]:
+    """Return the default keys of samples, whose files are these."""
+    prefix = root.prefixes[0]
+    keys = [files[0][len(prefix) :] for files in paths if files and files[0].startswith(prefix)]
+    text = "/" + "\0/".join(keys)
+    if len(keys) == len(paths) and "//" not in text and "/." not in text:
+        return keys
+    return [default_key(files, index, root) for files, index in zip(paths, indices, strict=True)]
+
+
 def repeat_key(key: str, repeat: int) -> str:
     """Return the key of the `repeat`-th sample that has a default key again; 0 is the first that has it."""
     return f"{key}#{repeat}" if repeat else key

@@ -17,7 +17,7 @@ from benchkit.data.samples import Samples
 from benchkit.data.sources import Sources, source_names, stat_sources
 from benchkit.format.digests import checksum, new_checksum
 from benchkit.format.index import ChunkIndex
-from benchkit.format.labels import EncodedLabel, label_parts
+from benchkit.format.labels import EncodedLabel
 
 _FACTS_BYTES = 8
 """What the facts of one row take: a checksum, little-endian."""
@@ -115,13 +115,12 @@ class PackedRows:
 
     def _has_label(self, row: int, label: EncodedLabel) -> bool:
         members = range(self._label[row], self._end[row])
-        parts = label_parts(label)
         return (
             self._kinds[row] == label.kind
-            and len(members) == len(parts)
+            and len(members) == len(label.parts)
             and all(
                 self._sizes[member] == len(part) and self._checksums[member] == checksum(part)
-                for member, part in zip(members, parts, strict=True)
+                for member, part in zip(members, label.parts, strict=True)
             )
         )
 

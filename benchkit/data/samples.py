@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from benchkit.data.keys import KeyRoot, default_key, repeat_key
+from benchkit.data.keys import KeyRoot, default_keys, repeat_key
 from benchkit.data.processor import ProcessorDataset
 from benchkit.errors import DatasetError, LabelTypeError, SampleError
 from benchkit.format.digests import digest_key
@@ -69,52 +70,58 @@ class Samples:
             raise DatasetError(f"{name} has {count} samples; at most {MAX_SAMPLES} are packed")
         return count
 
-    def paths(self, index: int) -> Sequence[str]:
-        """Return the paths of a sample's files.
+    def paths(self, indices: Sequence[int]) -> list[Sequence[str]]:
+        """Return the paths of samples' files.
 
         Raises:
             SampleError: `get_file` fails, or returns something else.
         """
+        get_file = self.dataset.get_file
+        found: list[Sequence[str]] = []
         try:
-            paths = self.dataset.get_file(index)
+            for index in indices:
+                found.append(get_file(index))
         except _FAILURES as error:
             raise SampleError(f"sample {index}: get_file failed: {_describe(error)}") from error
-        if type(paths) is not list and not isinstance(paths, list | tuple):
-            raise SampleError(
-                f"sample {index}: get_file returned {paths!r:.60}, a {type(paths).__name__}; "
-                "it returns a list of paths, [] for a sample without files"
-            )
-        for path in paths:
-            if type(path) is not str:
-                return [_path_text(path, index) for path in paths]
-        return paths
+        if {list, tuple}.issuperset(map(type, found)) and {str}.issuperset(map(type, chain(*found))):
+            return found
+        return [_check_paths(paths, index) for paths, index in zip(found, indices, strict=True)]
 
-    def key(self, index: int, paths: Sequence[str], repeat: int = 0) -> bytes:
-        """Return the sample's key as it is digested and stored: UTF-8, undecodable file names as on disk.
+    def keys(
+        self, indices: Sequence[int], paths: Sequence[Sequence[str]], repeats: Sequence[int] = ()
+    ) -> list[bytes]:
+        """Return samples' keys as they are digested and stored: UTF-8, undecodable file names as on disk.
 
         Args:
-            index: The sample.
-            paths: Its files.
-            repeat: How many samples before it have the same default key.
+            indices: The samples.
+            paths: The files of each.
+            repeats: How many samples before have the same default key, for each; nothing is none.
 
         Raises:
             SampleError: `get_key` fails, or returns no text.
         """
-        if not self.own_keys:
-            key = repeat_key(default_key(paths, index, self.root), repeat)
+        if self.own_keys:
+            keys = [self._own_key(index) for index in indices]
         else:
-            try:
-                key = self.dataset.get_key(index)
-            except _FAILURES as error:
-                raise SampleError(f"sample {index}: get_key failed: {_describe(error)}") from error
-            if not isinstance(key, str) or not key:
-                raise SampleError(
-                    f"sample {index}: get_key returned {key!r:.60}; it returns a str, not empty"
-                )
+            keys = default_keys(paths, indices, self.root)
+            if any(repeats):
+                keys = list(map(repeat_key, keys, repeats))
+        encoded: list[bytes] = []
         try:
-            return key.encode("utf-8", "surrogateescape")
+            encoded.extend(key.encode("utf-8", "surrogateescape") for key in keys)
         except UnicodeEncodeError as error:
+            index, key = indices[len(encoded)], keys[len(encoded)]
             raise SampleError(f"sample {index}: its key {key!r:.60} is no Unicode text: {error}") from error
+        return encoded
+
+    def _own_key(self, index: int) -> str:
+        try:
+            key = self.dataset.get_key(index)
+        except _FAILURES as error:
+            raise SampleError(f"sample {index}: get_key failed: {_describe(error)}") from error
+        if not isinstance(key, str) or not key:
+            raise SampleError(f"sample {index}: get_key returned {key!r:.60}; it returns a str, not empty")
+        return key
 
     def walked(
         self, indices: npt.NDArray[np.uint32], repeats: npt.NDArray[np.uint32], checks: npt.NDArray[np.uint32]
@@ -132,8 +139,8 @@ class Samples:
         for start in range(0, len(indices), _GROUP):
             group = slice(start, start + _GROUP)
             asked = indices[group].tolist()
-            paths = list(map(self.paths, asked))
-            keys = list(map(self.key, asked, paths, repeats[group].tolist()))
+            paths = self.paths(asked)
+            keys = self.keys(asked, paths, repeats[group].tolist())
             digests = list(map(digest_key, keys))
             found = np.frombuffer(b"".join(digests), dtype="<u4").reshape(-1, 4)[:, 0]
             if (found != checks[group]).any():
@@ -166,6 +173,16 @@ class Samples:
 
 def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _check_paths(paths: object, index: int) -> Sequence[str]:
+    """Return what `get_file` returned as paths."""
+    if not isinstance(paths, list | tuple):
+        raise SampleError(
+            f"sample {index}: get_file returned {paths!r:.60}, a {type(paths).__name__}; "
+            "it returns a list of paths, [] for a sample without files"
+        )
+    return [_path_text(path, index) for path in paths]
 
 
 def _path_text(path: object, index: int) -> str:

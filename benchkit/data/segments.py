@@ -22,7 +22,7 @@ from benchkit.format import canonical
 from benchkit.format.chunk import FRAME_BYTES, PROBE_RATIO, ZSTD_LEVEL, ChunkWriter, Codec
 from benchkit.format.digests import digest_bytes
 from benchkit.format.index import INDEX_FORMAT
-from benchkit.format.labels import EncodedLabel, label_parts
+from benchkit.format.labels import EncodedLabel
 from benchkit.format.layout import chunk_name
 from benchkit.format.manifest import ChunkEntry
 from benchkit.format.members import Rows
@@ -147,9 +147,9 @@ def measure_overheads(job: PackJob, indices: Sequence[int]) -> list[int]:
     """Return the bytes that each of these samples takes in a chunk beside its files."""
     overheads = []
     for index in indices:  # one after the other: a label may take much memory
-        paths = job.samples.paths(index)
-        key, label = job.samples.key(index, paths), job.samples.label(index)
-        overheads.append(int(overhead_bytes([key], [len(paths)], source_names([index], [paths]), [label])[0]))
+        [paths] = owned = job.samples.paths([index])
+        keys, names = job.samples.keys([index], owned), source_names([index], owned)
+        overheads.append(int(overhead_bytes(keys, [len(paths)], names, [job.samples.label(index)])[0]))
     return overheads
 
 
@@ -234,7 +234,7 @@ class _GroupReader:
         for index in indices:
             label = self._samples.label(index)
             labels.append(label)
-            size += sum(map(len, label_parts(label)))
+            size += sum(map(len, label.parts))
             if size > _GROUP_LABEL_BYTES:
                 yield labels
                 labels, size = [], 0

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchkit.format import tar
-from benchkit.format.labels import EncodedLabel, label_parts
+from benchkit.format.labels import EncodedLabel
 
 CHUNK_OVERHEAD = 4096
 """Room in a chunk for the index's own header, the kinds of its labels, and the end of the tar."""
@@ -48,9 +48,8 @@ def overhead_bytes(
     Returns:
         int64, shape (n,).
     """
-    parts = [label_parts(label) for label in labels]
-    members = [*map(len, parts)]
-    sizes = np.array([len(part) for some in parts for part in some], dtype=np.int64)
+    members = [len(label.parts) for label in labels]
+    sizes = np.array([len(part) for label in labels for part in label.parts], dtype=np.int64)
     columns = _SAMPLE_COLUMNS + (_NAME_COLUMNS + _MEMBER_COLUMNS) * np.array(counts, dtype=np.int64)
     columns += _MEMBER_COLUMNS * np.array(members) + np.array([*map(len, keys)])
     columns += sum_each(counts, np.array([*map(len, names)], dtype=np.int64))

@@ -74,8 +74,8 @@ def walk_range(samples: Samples, indices: range) -> WalkedRange:
     Raises:
         SampleError: A sample cannot be packed: a file is missing, or a method of the dataset fails.
     """
-    paths = list(map(samples.paths, indices))
-    digests = b"".join(map(digest_key, map(samples.key, indices, paths)))
+    paths = samples.paths(indices)
+    digests = b"".join(map(digest_key, samples.keys(indices, paths)))
     for start in range(0, len(paths), _NAMED_TOGETHER):
         part = slice(start, start + _NAMED_TOGETHER)
         source_names(indices[part], paths[part])
@@ -147,16 +147,17 @@ def _number_repeats(
     for before, index in repeated.tolist():
         number = int(repeats[before]) + 1
         repeats[index] = number
-        key = samples.key(index, samples.paths(index), number)
+        [key] = samples.keys([index], samples.paths([index]), [number])
         digests[index] = np.frombuffer(digest_key(key), dtype=np.uint8)
 
 
 def _clash(samples: Samples, repeats: npt.NDArray[np.uint32], pair: npt.NDArray[np.uint32]) -> SampleError:
     first, second = sorted(pair.tolist())
-    key = samples.key(first, samples.paths(first), int(repeats[first])).decode("utf-8", "replace")
+    [key] = samples.keys([first], samples.paths([first]), [int(repeats[first])])
+    text = key.decode("utf-8", "replace")
     advice = (
         "get_key must give every sample a key of its own"
         if samples.own_keys
         else "give the dataset a get_key that tells them apart"
     )
-    return SampleError(f"samples {first} and {second} have the same key {key!r:.200}: {advice}")
+    return SampleError(f"samples {first} and {second} have the same key {text!r:.200}: {advice}")

@@ -38,11 +38,10 @@ _Place = tuple[Any, ...]
 
 
 class EncodedLabel(NamedTuple):
-    """A label as a chunk holds it: kind, text of `.cls` or `.json` member, `.npy` members in order."""
+    """A label as a chunk holds it: kind, and its members: text of `.cls` or `.json`, each `.npy` in order."""
 
     kind: Any
-    text: bytes
-    arrays: list[bytes]
+    parts: tuple[bytes, ...]
 
 
 def encode_label(label: object) -> EncodedLabel:
@@ -52,7 +51,7 @@ def encode_label(label: object) -> EncodedLabel:
         LabelTypeError: A value in it is of a type that is not stored; the message says where and which.
     """
     if type(label) is int:
-        return EncodedLabel("cls", b"%d" % _check_int(label, ()), [])
+        return EncodedLabel("cls", (b"%d" % _check_int(label, ()),))
     encoder = _Encoder(float_kind="json")
     value, kind = encoder.encode(label, (), 1)
     if encoder.met_odd_float:
@@ -68,12 +67,7 @@ def encode_label(label: object) -> EncodedLabel:
             f"the label has {len(text)} bytes of JSON, at most {MAX_TEXT_BYTES} are stored: "
             "use NumPy arrays for its numbers, or a file"
         )
-    return EncodedLabel(kind, text, encoder.arrays)
-
-
-def label_parts(label: EncodedLabel) -> tuple[bytes, ...]:
-    """Return what the label's members hold: its text, and its arrays."""
-    return (label.text, *label.arrays)
+    return EncodedLabel(kind, (text, *encoder.arrays))
 
 
 def decode_label(kind: Any, text: bytes, arrays: Sequence[bytes], *, what: object) -> Any:

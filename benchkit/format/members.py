@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from benchkit.format.labels import EncodedLabel, label_parts
+from benchkit.format.labels import EncodedLabel
 
 
 class SourceFiles(Protocol):
@@ -82,14 +83,14 @@ class Members(NamedTuple):
 
 def list_members(rows: Rows) -> tuple[Members, list[int]]:
     """Return all members of samples, and how many each sample has: its files, its label's text and arrays."""
-    members: list[tuple[bytes | None, ...]] = [
-        (*[None] * count, *label_parts(label)) for count, label in zip(rows.counts, rows.labels, strict=True)
-    ]
-    contents = [content for some in members for content in some]
+    contents: list[bytes | None] = []
+    for count, label in zip(rows.counts, rows.labels, strict=True):
+        contents += [None] * count
+        contents += label.parts
     is_file = np.array([content is None for content in contents], dtype=bool)
     sizes, chosen = np.empty((2, len(contents)), dtype=np.int64)
     sizes[is_file] = rows.sizes
-    sizes[~is_file] = [len(content) for content in contents if content is not None]
+    sizes[~is_file] = [len(part) for label in rows.labels for part in label.parts]
     suffixes: dict[bytes, int] = {}
     numbers = [number for count in rows.counts for number in range(count)]
     chosen[is_file] = [
@@ -99,9 +100,9 @@ def list_members(rows: Rows) -> tuple[Members, list[int]]:
     chosen[~is_file] = [
         suffixes.setdefault(suffix, len(suffixes))
         for label in rows.labels
-        for suffix in _label_suffixes(label)
+        for suffix in _label_suffixes(label.kind == "cls", len(label.parts))
     ]
-    counts = [*map(len, members)]
+    counts = [count + len(label.parts) for count, label in zip(rows.counts, rows.labels, strict=True)]
     names = np.frombuffer(b"".join(rows.digests).hex().encode(), dtype=np.uint8).reshape(len(counts), -1)
     names = np.repeat(names, counts, axis=0)
     return Members(names, list(suffixes), chosen, sizes, contents), counts
@@ -114,7 +115,8 @@ def file_extension(name: bytes) -> bytes:
     return suffix.lower() if plain else b"bin"
 
 
-def _label_suffixes(label: EncodedLabel) -> list[bytes]:
-    """Return what the names of a label's members end with."""
-    text = b".cls" if label.kind == "cls" else b".json"
-    return [text, *[b".label.%d.npy" % number for number in range(len(label.arrays))]]
+@lru_cache
+def _label_suffixes(is_int: bool, parts: int) -> tuple[bytes, ...]:
+    """Return what the names of the members of a label, so many, end with."""
+    arrays = [b".label.%d.npy" % number for number in range(parts - 1)]
+    return (b".cls" if is_int else b".json", *arrays)

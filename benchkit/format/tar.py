@@ -56,8 +56,7 @@ def headers(
         sizes: Bytes of the members, fewer than 8 GiB each, int64, shape (n,).
     """
     length = names.shape[1]
-    used, chosen = np.unique(chosen, return_inverse=True)
-    blank = [header(bytes(length) + suffixes[number], 0) for number in used.tolist()]
+    blank = [header(bytes(length) + suffix, 0) for suffix in suffixes]
     templates = np.frombuffer(b"".join(blank), dtype=np.uint8).reshape(-1, BLOCK)
     found = templates[chosen]
     digits = _octal(sizes, 11)

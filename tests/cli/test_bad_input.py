@@ -425,12 +425,12 @@ ZERO = encode_label(0)
         (b"nul\0.txt", ZERO),
         (b"clear\x1b[2J.txt", ZERO),
         (b"", ZERO),
-        (b"fine.txt", EncodedLabel("pickle", b"0", [])),
-        (b"fine.txt", EncodedLabel(["tuple", ["os.system"]], b'["ls"]', [])),
-        (b"fine.txt", EncodedLabel({"__reduce__": "json"}, b"{}", [])),
-        (b"fine.txt", EncodedLabel("cls", b"zero", [])),
-        (b"fine.txt", EncodedLabel("json", b'{"a":', [])),
-        (b"fine.txt", EncodedLabel("json", b"[" * 100_000, [])),
+        (b"fine.txt", EncodedLabel("pickle", (b"0",))),
+        (b"fine.txt", EncodedLabel(["tuple", ["os.system"]], (b'["ls"]',))),
+        (b"fine.txt", EncodedLabel({"__reduce__": "json"}, (b"{}",))),
+        (b"fine.txt", EncodedLabel("cls", (b"zero",))),
+        (b"fine.txt", EncodedLabel("json", (b'{"a":',))),
+        (b"fine.txt", EncodedLabel("json", (b"[" * 100_000,))),
     ],
 )
 def test_a_chunk_with_a_name_that_leaves_its_folder_or_a_label_of_unknown_kind_is_refused(

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchkit.data import ProcessorDataset
-from benchkit.data.keys import KeyRoot, default_key, repeat_key
+from benchkit.data.keys import KeyRoot, default_key, default_keys, repeat_key
 from benchkit.data.samples import Samples
-from benchkit.errors import DatasetError
+from benchkit.errors import DatasetError, SampleError
 
 
 def root_at(folder: str | Path) -> KeyRoot:
@@ -64,8 +64,19 @@ def test_the_nth_repeat_of_a_key_gets_its_number() -> None:
 
 def test_a_name_that_is_no_text_is_stored_as_on_the_disk() -> None:
     samples = Samples.of(Pair(), Path("/project"))
-    assert samples.key(0, ["/project/a/\udcff.png"]) == b"a/\xff.png"
-    assert samples.key(0, ["/project/ü"]) == "ü".encode()
+    assert samples.keys([0, 1], [["/project/a/\udcff.png"], ["/project/ü"]]) == [b"a/\xff.png", "ü".encode()]
+    with pytest.raises(SampleError, match=r"sample 7: its key 'a\\ud800' is no Unicode text"):
+        samples.keys([6, 7], [["/project/a"], ["/project/a\ud800"]])
+
+
+@pytest.mark.parametrize(
+    "odd", ["/p/x//a", "/p/x/../a", "/p/x/./a", "/p//a", "/p/.a", "/p/", "/other/a", "a", None]
+)
+def test_keys_are_the_same_made_together_as_one_by_one(odd: str | None) -> None:
+    paths = [["/p/x/a"], ["/p/b", "/other/c"], [odd] if odd else []]
+    for some in (paths[:2], paths, paths[2:]):
+        one_by_one = [default_key(files, index, root_at("/p")) for index, files in enumerate(some, 5)]
+        assert default_keys(some, range(5, 5 + len(some)), root_at("/p")) == one_by_one
 
 
 class Pair(ProcessorDataset):

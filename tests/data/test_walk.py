@@ -177,10 +177,10 @@ def test_an_exception_of_the_users_names_sample_method_and_cause(tmp_path: Path)
 
     samples = Samples.of(Broken(3), tmp_path)
     with pytest.raises(SampleError, match="sample 2: get_file failed: KeyError: 2") as caught:
-        samples.paths(2)
+        samples.paths([0, 2])
     assert isinstance(caught.value.__cause__, KeyError)
     with pytest.raises(SampleError, match="sample 0: get_key failed: OSError"):
-        samples.key(0, [])
+        samples.keys(range(3), [[]] * 3)
     with pytest.raises(SampleError, match="get_label_and_numeric_data failed: KeyError: 'no such class'"):
         samples.label(1)
 

@@ -57,7 +57,8 @@ def round_trip() -> Callable[[Any], Any]:
 
     def through(label: Any) -> Any:
         encoded = encode_label(label)
-        return decode_label(encoded.kind, encoded.text, encoded.arrays, what="sample")
+        text, *arrays = encoded.parts
+        return decode_label(encoded.kind, text, arrays, what="sample")
 
     return through
 

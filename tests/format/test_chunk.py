@@ -184,8 +184,9 @@ def test_the_tar_is_its_members_one_after_the_other_whatever_their_sizes(codec, 
     for key, files, label in samples:
         stem, encoded = digest_key(key.encode()).hex(), encode_label(label)
         members = [(f"{n}.bin", data) for n, data in enumerate(files.values())]
-        members.append(("cls" if encoded.kind == "cls" else "json", encoded.text))
-        members += [(f"label.{n}.npy", data) for n, data in enumerate(encoded.arrays)]
+        text, *arrays = encoded.parts
+        members.append(("cls" if encoded.kind == "cls" else "json", text))
+        members += [(f"label.{n}.npy", data) for n, data in enumerate(arrays)]
         for suffix, data in members:
             name = f"{stem}.{suffix}".encode()
             expected += [tar.header(name, len(data)), data, tar.padding(len(data))]
@@ -286,7 +287,7 @@ def test_the_writer_knows_the_bytes_of_its_tar():
     for key, files, label in MIXED:
         encoded = encode_label(label)
         add_sample(writer, key.encode(), [(name.encode(), data) for name, data in files.items()], label)
-        members = (*files.values(), encoded.text, *encoded.arrays)
+        members = (*files.values(), *encoded.parts)
         expected += sum(tar.BLOCK + tar.padded(len(data)) for data in members)
         assert writer.tar_bytes == expected
     assert writer.samples == len(MIXED)

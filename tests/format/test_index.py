@@ -31,10 +31,10 @@ def build() -> tuple[bytes, bytes]:
     body, builder = bytearray(), IndexBuilder()
     for key, names, label, files in SAMPLES:
         encoded = encode_label(label)
-        for data in (*files, encoded.text, *encoded.arrays):
+        for data in (*files, *encoded.parts):
             builder.add_members(*member_columns((len(body), len(data), checksum(data))))
             body += data
-        add_row(builder, key.encode(), names, len(files) + 1 + len(encoded.arrays), encoded.kind)
+        add_row(builder, key.encode(), names, len(files) + len(encoded.parts), encoded.kind)
     assert builder.samples == len(SAMPLES)
     return builder.encode(), bytes(body)
 
@@ -81,7 +81,7 @@ def test_every_row_is_found_again(assert_same):
     for row, (key, names, label, files) in enumerate(SAMPLES):
         assert index.key(row) == key
         assert index.file_names(row) == [name.decode() for name in names]
-        assert len(index.members(row)) == len(files) + 1 + len(encode_label(label).arrays)
+        assert len(index.members(row)) == len(files) + len(encode_label(label).parts)
         ((found, got),) = read_rows(index, [row], read_range, what="it")
         assert [file.getvalue() for file in got or []] == files
         assert_same(label, found)

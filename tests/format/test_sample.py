@@ -152,16 +152,16 @@ LABEL = encode_label([np.zeros(2), np.ones(2)])
 @pytest.mark.parametrize(
     ("members", "kind", "message"),
     [
-        ([LABEL.text, LABEL.arrays[0]], LABEL.kind, "sample 'key' of it has fewer arrays than its kind says"),
+        ([*LABEL.parts[:2]], LABEL.kind, "sample 'key' of it has fewer arrays than its kind says"),
         (
-            [LABEL.text, *LABEL.arrays, b"x"],
+            [*LABEL.parts, b"x"],
             LABEL.kind,
             "sample 'key' of it has more arrays than its kind says",
         ),
         ([b"5", b"x"], "cls", "more arrays"),
         ([b"five"], "cls", "the label of sample 'key' of it has 'five' where its kind says int"),
         ([b"{"], "json", "sample 'key' of it is no JSON"),
-        ([LABEL.text, b"x", b"y"], LABEL.kind, "sample 'key' of it is no array"),
+        ([LABEL.parts[0], b"x", b"y"], LABEL.kind, "sample 'key' of it is no array"),
     ],
 )
 def test_members_that_do_not_make_a_label_are_an_error_that_names_the_sample(members, kind, message):
