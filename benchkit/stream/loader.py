@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -26,6 +27,7 @@ from benchkit.stream.state import LoaderState, read_state
 from benchkit.stream.workers import (
     begin_worker,
     end_workers,
+    leave_to_parent,
     next_batch,
     prepare_folder,
     putting_off_interrupts,
@@ -69,6 +71,7 @@ class ChunkLoader(DataLoader[Any]):
         self._begun_at = 0
         self._whole = True
         self._to_device = False
+        self._pid = os.getpid()
         with_workers: dict[str, Any] = {}
         if num_workers:
             with_workers = {
@@ -145,6 +148,7 @@ class ChunkLoader(DataLoader[Any]):
             StateError: The state belongs to another dataset, version, seed, shuffle or number of lanes.
         """
         loaded = read_state(state)
+        self._leave_parent()
         selection = self._source.selection
         if selection.version is None and loaded.dataset == selection.name:
             if self._iterator is not None and self.opened.version.digest != loaded.manifest:
@@ -159,6 +163,7 @@ class ChunkLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Yield the batches of a pass: B rows each, in the shapes the collate function makes."""
+        self._leave_parent()
         epoch, position = self._next_start()
         course = self._course(epoch, position)
         self._epoch, self._position = epoch, position
@@ -274,6 +279,12 @@ class ChunkLoader(DataLoader[Any]):
     def _wait(self) -> dict[str, Any]:
         """What is said of a batch that does not come."""
         return {"name": self._source.selection.name, "seconds": self.options.timeout_seconds}
+
+    def _leave_parent(self) -> None:
+        """Forget the workers of the process that this one was forked from."""
+        if self._pid != os.getpid():
+            leave_to_parent(self._iterator)
+            self._iterator, self._pid = None, os.getpid()
 
     def _end_workers(self, loaded: Iterator[LoadedBatch] | None, *, at_once: bool = False) -> None:
         end_workers(loaded, at_once=at_once)

@@ -94,6 +94,12 @@ def take_over(loaded: Iterator[Any]) -> None:
         loaded._worker_pids_set = False  # type: ignore[attr-defined]  # noqa: SLF001
 
 
+def leave_to_parent(loaded: Any) -> None:
+    """Keep this process, a fork of the one that made the workers, from ending them."""
+    if loaded is not None:
+        loaded._shutdown = True  # noqa: SLF001
+
+
 def next_batch(loaded: Any, *, name: str, seconds: float) -> Any:
     """Return the next batch that workers have made, None behind the last; the arguments are `waiting_for`'s.
 

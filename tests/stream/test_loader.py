@@ -259,6 +259,29 @@ def test_a_loader_can_be_handed_to_a_spawned_process():
     assert process.exitcode == 0
 
 
+FORKED = """
+import os
+from benchkit import IterableChunk, LoaderOptions, get_dataset
+
+options = LoaderOptions(collate_fn=list, persistent_workers=True)
+loader = get_dataset(IterableChunk, True, "numbers", 16, 2, loader=options)
+list(loader)
+workers = [worker.pid for worker in loader._iterator._workers]
+child = os.fork()
+if not child:
+    os._exit(0 if len(list(loader)) == len(loader) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert len(list(loader)) == len(loader)
+assert [worker.pid for worker in loader._iterator._workers] == workers
+"""
+
+
+@pytest.mark.processes
+def test_a_forked_process_has_workers_of_its_own_and_leaves_its_parent_s_alone():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], check=False, timeout=60)
+    assert done.returncode == 0
+
+
 class Leaving(IterableChunk):
     def _data_iterator(self):
         os._exit(0)
