@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 from benchkit.data.catalogue import Version, read_manifest
 from benchkit.data.intents import YOUNG_SECONDS, intended_chunks
@@ -47,28 +48,25 @@ class NamedChunks:
                     version = Version(
                         dataset=self._dataset, number=number, digest=digest, modified=info.modified
                     )
-                    self._manifests[info.name] = self._read(version)
-                named |= self._manifests[info.name]
+                    with suppress(ObjectNotFoundError):  # removed since it was listed
+                        self._manifests[info.name] = self._read(version)
+                named |= self._manifests.get(info.name, set())
         return named
 
-    def remove_others(self, chunks: Sequence[str], *, without: Collection[str] = ()) -> None:
-        """Remove those of the chunks that nothing counts on.
-
-        Args:
-            chunks: Object names.
-            without: Manifests that do not count.
+    def remove_others(self, chunks: Sequence[str]) -> None:
+        """Remove those of the chunks, by object name, that nothing counts on.
 
         Raises:
             StoreError: The store failed; or an upload that began meanwhile has lost chunks.
         """
         gone: set[str] = set()
         for start in range(0, len(chunks), _BATCH_CHUNKS):
-            named = self.look(without=without)
+            named = self.look()
             for name in chunks[start : start + _BATCH_CHUNKS]:
                 if name not in named:
                     self._store.delete(name)
                     gone.add(name)
-        lost = gone & self.look(without=without) if gone else gone
+        lost = gone & self.look() if gone else gone
         lost = {name for name in lost if self._store.stat(name) is None}
         if lost:
             raise StoreError(
@@ -80,8 +78,6 @@ class NamedChunks:
     def _read(self, version: Version) -> set[str]:
         try:
             return chunk_objects(read_manifest(self._store, version))
-        except ObjectNotFoundError:
-            return set()  # removed since it was listed
         except (CorruptError, FormatError) as error:
             raise type(error)(
                 f"{error}; which chunks {version.label} needs is not known, so none can be removed: "

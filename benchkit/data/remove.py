@@ -76,7 +76,8 @@ def remove(store: Store, removal: Removal) -> None:
     """
     for name in (*removal.manifests, *removal.intents):
         store.delete(name)
-    NamedChunks(store, removal.dataset).remove_others(removal.chunks, without=removal.manifests)
+    # The manifests do not count as they are gone; one that has come back, by an upload since, does.
+    NamedChunks(store, removal.dataset).remove_others(removal.chunks)
 
 
 def _readable_chunks(store: Store, version: Version) -> set[str]:

@@ -58,7 +58,7 @@ def _unpack(data: bytes, chunk: ChunkEntry) -> bytes:
     """Return the plain bytes of an index; none where they are not what the manifest says."""
     if chunk.codec == "none":
         return data
-    with suppress(zstandard.ZstdError):
+    with suppress(zstandard.ZstdError, MemoryError):
         # Decompression takes what a frame says of its size for granted.
         if zstandard.frame_content_size(data) == chunk.index.tar_length:
             return zstandard.ZstdDecompressor().decompress(data)

@@ -72,6 +72,14 @@ def _decompress(stored: _StoredBytes) -> Iterator[memoryview]:
             yield view[:count]
 
 
+def read_at(fd: int, offset: int, length: int) -> bytes:
+    """Return bytes of an open file, fewer only where it ends; Linux gives no more than 2 GiB at once."""
+    data = os.pread(fd, length, offset)
+    while len(data) < length and (more := os.pread(fd, length - len(data), offset + len(data))):
+        data += more
+    return data
+
+
 def _write(fd: int, data: bytes | memoryview, offset: int) -> None:
     with memoryview(data) as view:
         done = 0

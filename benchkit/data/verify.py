@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from benchkit.data.catalogue import Version, find_version, open_catalogue, read_manifest
-from benchkit.data.unpack import unpack_chunk
-from benchkit.errors import CorruptError, FormatError, ObjectNotFoundError
+from benchkit.data.unpack import read_at, unpack_chunk
+from benchkit.errors import CorruptError, FormatError, ObjectNotFoundError, StoreError
 from benchkit.format.digests import digest_bytes
 from benchkit.format.index import ChunkIndex, decode_index
 from benchkit.format.layout import MARKER_NAME, chunks_prefix
@@ -138,15 +138,29 @@ class _Checker:
         elif size != chunk.stored_bytes:
             fault = f"{what} has {size} bytes in {self._store.url}, expected {chunk.stored_bytes}"
         elif full:
+            fault, problems = self._check_bytes(name, chunk, what)
+            if not fault:
+                return problems
+        if fault:
+            self.damaged.append(chunk)
+        return [fault] if fault else []
+
+    def _check_bytes(self, name: str, chunk: ChunkEntry, what: str) -> tuple[str, list[str]]:
+        """Return what is wrong with a chunk's object, or else with its samples."""
+        try:
             with tempfile.TemporaryFile(buffering=0) as tar:
                 for _ in range(ATTEMPTS):
                     index, why = self._fetch(name, chunk, tar.fileno(), what)
                     if index:
-                        return list(_check_samples(chunk, index, tar.fileno(), what))
-                fault = f"{what} in {self._store.url} is corrupt: {why}"
-        if fault:
-            self.damaged.append(chunk)
-        return [fault] if fault else []
+                        return "", list(_check_samples(chunk, index, tar.fileno(), what))
+        except StoreError:
+            raise
+        except OSError as error:
+            raise StoreError(
+                f"{what} cannot be unpacked: {error}; make room in {tempfile.gettempdir()}, or set TMPDIR to "
+                "another folder"
+            ) from error
+        return f"{what} in {self._store.url} is corrupt: {why}", []
 
     def _fetch(self, name: str, chunk: ChunkEntry, tar: int, what: str) -> tuple[ChunkIndex | None, str]:
         """Write the chunk's tar to an open file; return its index, or None and what is wrong with it."""
@@ -161,7 +175,7 @@ class _Checker:
     def _read_index(self, chunk: ChunkEntry, tar: int, what: str) -> ChunkIndex:
         place = chunk.index
         if place.tar_offset is not None:
-            data = os.pread(tar, place.tar_length, place.tar_offset)
+            data = read_at(tar, place.tar_offset, place.tar_length)
         else:
             data = self._store.read(str(place.object), start=place.offset, length=place.length)
         if digest_bytes(data) != place.digest:
@@ -171,11 +185,7 @@ class _Checker:
 
 def _check_samples(chunk: ChunkEntry, index: ChunkIndex, tar: int, what: str) -> Iterator[str]:
     """Yield what is wrong with a chunk's live samples, each read as a loader reads it."""
-
-    def read(offset: int, length: int) -> bytes:
-        return os.pread(tar, length, offset)
-
-    reader = open_samples(index, read, what=what, name=index.name)
+    reader = open_samples(index, partial(read_at, tar), what=what, name=index.name)
     for row in chunk.live_rows().tolist():
         fault = _find_fault(reader, row)
         if fault:

@@ -55,7 +55,8 @@ def decode_array(data: bytes, *, what: object) -> npt.NDArray[Any]:
         array = _parse(data)
     except (ValueError, TypeError, SyntaxError, IndexError, OverflowError, MemoryError) as error:
         raise FormatError(f"{what} is no array: {error}") from error
-    copy: npt.NDArray[Any] = array.copy()
+    # A few bytes can tell of any number of empty items, each of which a copy would visit.
+    copy: npt.NDArray[Any] = array.copy() if array.nbytes else np.ndarray(array.shape, array.dtype)
     return copy
 
 

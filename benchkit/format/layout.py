@@ -16,6 +16,7 @@ CODE = "code/"
 EXPERIMENTS = "experiments/"
 
 _DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MAX_NUMBER = 10**9 - 1
 _NUMBERED_NAME = re.compile(rf"([1-9][0-9]{{0,8}})-([0-9a-f]{{{DIGEST_CHARACTERS}}})\.json")
 
 

@@ -37,8 +37,8 @@ class Store(Protocol):
         """Return `length` bytes from `start` (None: all that follow); past the end is an error."""
         ...
 
-    def stream(self, name: str) -> Iterator[bytes]:
-        """Yield the object's bytes in order, in blocks of at most a few MiB."""
+    def stream(self, name: str, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Yield what `read` returns, in blocks of at most a few MiB as they come."""
         ...
 
     def write(self, name: str, source: bytes | Path) -> None:

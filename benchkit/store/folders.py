@@ -27,14 +27,14 @@ def fresh_folder(target: Path) -> Iterator[Path]:
     """
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
         raise UsageError(f"{target} is there already: choose another folder, or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     with scratch_folder(target.parent, f".{target.name}-") as fresh:
         yield fresh
         for path in (*fresh.rglob("*"), fresh):
-            _sync(path)
+            sync(path)
         fresh.chmod(0o755)
         fresh.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
 
 
 @contextmanager
@@ -44,7 +44,8 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     It is locked as long as its process lives; what dead ones left in the same place is swept first.
     """
     for left in parent.glob(f"{glob.escape(prefix)}*{SCRATCH_SUFFIX}"):
-        with suppress(FileNotFoundError), _lock(left) or nullcontext() as lock:
+        # Another user's is not ours to remove; one that somebody else sweeps may be gone already.
+        with suppress(OSError), _lock(left) or nullcontext() as lock:
             if lock:
                 shutil.rmtree(left)
     folder, lock = _make_locked(parent, prefix)
@@ -68,7 +69,16 @@ def _lock(folder: Path) -> LockedFile | None:
     return open_locked(folder, shared=False, writable=False, blocking=False)
 
 
-def _sync(path: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably: a file is no safer than the folders that lead to it."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Have the disk keep a file, or what a folder says of its own."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

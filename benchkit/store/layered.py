@@ -38,9 +38,9 @@ class LayeredStore:
         """Return a range of the object."""
         return self._holder(name).read(name, start=start, length=length)
 
-    def stream(self, name: str) -> Iterator[bytes]:
-        """Yield the object in blocks."""
-        yield from self._holder(name).stream(name)
+    def stream(self, name: str, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Yield a range of the object in blocks."""
+        yield from self._holder(name).stream(name, start=start, length=length)
 
     def write(self, name: str, source: bytes | Path) -> None:
         """Store the object in the front."""

@@ -16,6 +16,7 @@ from benchkit.errors import ObjectNotFoundError, StoreError, UsageError
 from benchkit.format.layout import is_object_name
 from benchkit.store.base import BLOCK_BYTES, ObjectInfo, Unfinished, check_name
 from benchkit.store.direct import DirectWriter
+from benchkit.store.folders import make_folder, sync
 from benchkit.store.locks import open_locked
 
 TEMPORARY = ".tmp"
@@ -51,18 +52,18 @@ class LocalStore:
 
     def read(self, name: str, *, start: int = 0, length: int | None = None) -> bytes:
         """Return a range of the object."""
-        with self._translated(name), open(self._path(name), "rb") as file:
+        return b"".join(self.stream(name, start=start, length=length))
+
+    def stream(self, name: str, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Yield a range of the object in blocks."""
+        with self._translated(name), open(self._path(name), "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            end = size if length is None else start + length
-            if not 0 <= start <= end <= size:
+            left = size - start if length is None else length
+            if not 0 <= start <= start + left <= size:
                 raise StoreError(f"{name} in {self.url} has no {length} bytes at {start}")
             file.seek(start)
-            return file.read(end - start)
-
-    def stream(self, name: str) -> Iterator[bytes]:
-        """Yield the object in blocks."""
-        with self._translated(name), open(self._path(name), "rb", buffering=0) as file:
-            while block := file.read(BLOCK_BYTES):
+            while left and (block := file.read(min(left, BLOCK_BYTES))):
+                left -= len(block)
                 yield block
 
     def write(self, name: str, source: bytes | Path) -> None:
@@ -114,7 +115,7 @@ class LocalStore:
         folder = self._temporary_folder()
         path = folder / secrets.token_hex(16)
         with self._translated(TEMPORARY, "written"):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             lock = open_locked(path, shared=False, create=True)
         if lock is None:
             raise StoreError(f"{path} is held by somebody else")
@@ -227,10 +228,10 @@ def _adopt(temporary: TemporaryFile, target: Path) -> None:
     temporary.file.flush()
     os.fchmod(temporary.file.fileno(), 0o644)
     os.fsync(temporary.file.fileno())
-    os.utime(temporary.file.fileno())  # an object's time is when it came to be there
     for attempt in range(_PLACING_ATTEMPTS):
         try:
-            _make_folder(target.parent)
+            make_folder(target.parent)
+            os.utime(temporary.file.fileno())  # an object's time is when it came to be there
             os.replace(temporary.path, target)
             break
         except (FileNotFoundError, FileExistsError):  # somebody removed the empty folder just now
@@ -238,20 +239,4 @@ def _adopt(temporary: TemporaryFile, target: Path) -> None:
                 raise
     temporary.adopted = True
     with suppress(FileNotFoundError):  # somebody removed the object, and its folder with it, just now
-        _sync_folder(target.parent)
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, durably: a file is no safer than the folders that lead to it."""
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(target.parent)

@@ -32,17 +32,13 @@ class MemoryStore:
 
     def read(self, name: str, *, start: int = 0, length: int | None = None) -> bytes:
         """Return a range of the object."""
-        data, _ = self._get(name)
-        end = len(data) if length is None else start + length
-        if not 0 <= start <= end <= len(data):
-            raise StoreError(f"{name} in {self.url} has no {length} bytes at {start}")
-        return data[start:end]
+        return self._range(name, start, length)
 
-    def stream(self, name: str) -> Iterator[bytes]:
-        """Yield the object in blocks."""
-        data, _ = self._get(name)
-        for start in range(0, len(data), BLOCK_BYTES):
-            yield data[start : start + BLOCK_BYTES]
+    def stream(self, name: str, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Yield a range of the object in blocks."""
+        data = self._range(name, start, length)
+        for begin in range(0, len(data), BLOCK_BYTES):
+            yield data[begin : begin + BLOCK_BYTES]
 
     def write(self, name: str, source: bytes | Path) -> None:
         """Store the object."""
@@ -70,6 +66,13 @@ class MemoryStore:
         """Remove the object."""
         with self._lock:
             self._objects.pop(check_name(name), None)
+
+    def _range(self, name: str, start: int, length: int | None) -> bytes:
+        data, _ = self._get(name)
+        end = len(data) if length is None else start + length
+        if not 0 <= start <= end <= len(data):
+            raise StoreError(f"{name} in {self.url} has no {length} bytes at {start}")
+        return data[start:end]
 
     def _get(self, name: str) -> tuple[bytes, float]:
         found = self._objects.get(check_name(name))

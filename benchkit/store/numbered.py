@@ -11,9 +11,9 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from benchkit.errors import NotFoundError, ObjectNotFoundError
+from benchkit.errors import NotFoundError, ObjectNotFoundError, StoreError
 from benchkit.format.digests import digest_bytes
-from benchkit.format.layout import numbered_name, parse_numbered_name
+from benchkit.format.layout import MAX_NUMBER, numbered_name, parse_numbered_name
 from benchkit.store.base import Store
 
 MAX_BYTES = 256 << 20
@@ -93,7 +93,7 @@ def publish_numbered(store: Store, prefix: str, data: bytes) -> tuple[Numbered, 
             store.write(present[-1].object_name, data)
         return present[-1], False
     number = present[-1].number + 1 if present else 1
-    store.write(numbered_name(prefix, number, digest), data)
+    store.write(_name(store, prefix, number, digest), data)
     for look in range(_LOOKS):
         for item in reversed(_settle(store, prefix)):
             if item.digest == digest and item.number >= number:
@@ -152,10 +152,20 @@ def _settle(store: Store, prefix: str) -> list[Numbered]:
         if not losers:
             return present
         if not _is_moved(losers[0], everything):
-            target = numbered_name(prefix, present[-1].number + 1, losers[0].digest)
+            target = _name(store, prefix, present[-1].number + 1, losers[0].digest)
             with suppress(ObjectNotFoundError):  # another publisher has just moved it
                 store.write(target, read_numbered(store, losers[0]))
         store.delete(losers[0].object_name)
+
+
+def _name(store: Store, prefix: str, number: int, digest: str) -> str:
+    """Return the name of an object with the next number."""
+    if number > MAX_NUMBER:
+        raise StoreError(
+            f"{prefix} in {store.url} has an object numbered {MAX_NUMBER}, behind which no number is left: "
+            "remove it if it is none of yours"
+        )
+    return numbered_name(prefix, number, digest)
 
 
 def _part(everything: list[Numbered]) -> tuple[list[Numbered], list[Numbered]]:

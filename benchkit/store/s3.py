@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchkit.errors import UsageError
+from benchkit.errors import StoreError, UsageError
 from benchkit.format.layout import is_object_name
 from benchkit.settings import S3Settings
 from benchkit.store.base import ObjectInfo, Unfinished, check_name
@@ -78,9 +78,9 @@ class S3Store:
         """Return a range of the object."""
         return read_object(self._client, self._place(name), start, length)
 
-    def stream(self, name: str) -> Iterator[bytes]:
-        """Yield the object in blocks, parts of it being fetched ahead."""
-        yield from stream_object(self._client, self._place(name))
+    def stream(self, name: str, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Yield a range of the object in blocks, parts of it being fetched ahead."""
+        yield from stream_object(self._client, self._place(name), start, length)
 
     def write(self, name: str, source: bytes | Path) -> None:
         """Store the object; a large one in parts."""
@@ -111,7 +111,7 @@ class S3Store:
                     yield ObjectInfo(name=name, size=entry["Size"], modified=modified)
             if not page.get("IsTruncated"):
                 return
-            parameters["ContinuationToken"] = page["NextContinuationToken"]
+            parameters["ContinuationToken"] = self._next(page, "NextContinuationToken")
 
     def delete(self, name: str) -> None:
         """Remove the object."""
@@ -129,14 +129,20 @@ class S3Store:
                     yield Unfinished(key=entry["UploadId"], name=name, size=0, modified=begun)
             if not page.get("IsTruncated"):
                 return
-            parameters["KeyMarker"] = page["NextKeyMarker"]
-            parameters["UploadIdMarker"] = page["NextUploadIdMarker"]
+            parameters["KeyMarker"] = self._next(page, "NextKeyMarker")
+            parameters["UploadIdMarker"] = self._next(page, "NextUploadIdMarker")
 
     def discard(self, unfinished: Unfinished) -> None:
         """Abort a multipart upload."""
         place = self._place(unfinished.name)
         expected = MISSING_UPLOAD | MISSING_KEY
         self._client.call("abort_multipart_upload", place, expected=expected, UploadId=unfinished.key)
+
+    def _next(self, page: Mapping[str, Any], name: str) -> str:
+        """Return where the next page of a listing begins."""
+        if not page.get(name):
+            raise StoreError(f"{self.url} cannot be listed: the service says there is more, and not where")
+        return str(page[name])
 
     @property
     def _client(self) -> S3Client:

@@ -122,7 +122,10 @@ _REASONS = {
     "ProxyConnectionError": "the proxy cannot be reached: check HTTPS_PROXY and NO_PROXY",
     "ConnectionClosedError": "the connection was cut: run it again",
     "ReadTimeoutError": "nothing came within stall_timeout_seconds: run it again",
-    "SSLError": f"the encrypted connection failed: {_NETWORK}",
+    "SSLError": (
+        f"the encrypted connection failed: {_NETWORK}, and where AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE is set, "
+        "that it names a file of certificates"
+    ),
     "NotImplemented": 'the service does not know what was asked: try checksums = "when_required" in [s3]',
     "MissingContentLength": 'the service wants plain uploads: try checksums = "when_required" in [s3]',
 }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -42,16 +43,17 @@ def read_object(client: S3Client, place: Place, start: int, length: int | None) 
     raise StoreError(f"{place} is replaced again and again while it is read: read it later")
 
 
-def stream_object(client: S3Client, place: Place) -> Iterator[bytes]:
-    """Yield the object's bytes in order; at most `PARTS_AHEAD` + 1 parts of it are in memory.
+def stream_object(client: S3Client, place: Place, start: int, length: int | None) -> Iterator[bytes]:
+    """Yield what `read_object` returns; at most `PARTS_AHEAD` + 1 parts of it are in memory.
 
     Raises:
         ObjectNotFoundError: There is none.
-        StoreError: The service failed, or the object was replaced after its first bytes had been given away.
+        StoreError: It has no such bytes, or the service failed, or the object was replaced after its first
+            bytes had been given away.
     """
     for _ in range(_RESTARTS):
         begun = False
-        with closing(_Reading(client, place, 0, None).blocks()) as blocks:
+        with closing(_Reading(client, place, start, length).blocks()) as blocks:
             try:
                 for block in blocks:
                     begun = True
@@ -62,6 +64,31 @@ def stream_object(client: S3Client, place: Place) -> Iterator[bytes]:
             else:
                 return
     raise StoreError(f"{place} is replaced again and again while it is read: read it later")
+
+
+class _Part(threading.Thread):
+    """A part that is fetched, in a thread that keeps nobody from ending, as one of a pool would."""
+
+    def __init__(self, gather: Callable[[], list[bytes]]) -> None:
+        super().__init__(name="benchkit-s3-read", daemon=True)
+        self._gather = gather
+        self._blocks: list[bytes] = []
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        """Fetch it."""
+        try:
+            self._blocks = self._gather()
+        except BaseException as error:  # noqa: BLE001 - raised again where the part is taken
+            self._error = error
+
+    def take(self) -> list[bytes]:
+        """Wait for the part and return its blocks, or raise what went wrong."""
+        self.join()
+        if self._error:
+            raise self._error
+        return self._blocks
 
 
 class _Reading:
@@ -97,24 +124,20 @@ class _Reading:
             yield from part
             return
         starts = iter(range(head_end, self._end, PART_BYTES))
-        ahead: deque[Future[list[bytes]]] = deque()
-        with (
-            self._client.sharing() as readers,
-            ThreadPoolExecutor(PARTS_AHEAD, thread_name_prefix="benchkit-s3-read") as pool,
-        ):
+        ahead: deque[_Part] = deque()
+        with self._client.sharing() as readers:
             try:
                 while part:
                     more = max(1, PARTS_AHEAD // len(readers)) - len(ahead)
-                    ahead.extend(pool.submit(self._gather, start) for start in islice(starts, max(0, more)))
+                    for start in islice(starts, max(0, more)):
+                        ahead.append(_Part(partial(self._gather, start)))
                     yield from part
-                    part = ahead.popleft().result() if ahead else ()
+                    part = ahead.popleft().take() if ahead else ()
             finally:
-                self._end_threads(ahead)
-
-    def _end_threads(self, ahead: deque[Future[list[bytes]]]) -> None:
-        self._stop.set()
-        for part in ahead:
-            part.cancel()
+                if not sys.is_finalizing():  # the threads have stopped where they were when Python ends
+                    self._stop.set()
+                    for waiting in ahead:
+                        waiting.join()
 
     def _gather(self, start: int) -> list[bytes]:
         return list(self._part(start, min(start + PART_BYTES, self._end)))

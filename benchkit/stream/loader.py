@@ -68,6 +68,7 @@ class ChunkLoader(DataLoader[Any]):
         self._shard: Shard | None = None
         self._epoch, self._position = 0, 0
         self._at_start = True
+        self._running = False
         self._begun_at = 0
         self._whole = True
         self._to_device = False
@@ -114,7 +115,7 @@ class ChunkLoader(DataLoader[Any]):
 
     def __len__(self) -> int:
         """Return the batches of a pass, the same on every rank; of a resumed pass, those that were left."""
-        return self._course(0, self._position if self._at_start else self._begun_at).steps
+        return self._course(0, self._begun_at if self._running else self._next_start()[1]).steps
 
     @property
     def opened(self) -> OpenedVersion:
@@ -167,7 +168,7 @@ class ChunkLoader(DataLoader[Any]):
         epoch, position = self._next_start()
         course = self._course(epoch, position)
         self._epoch, self._position = epoch, position
-        self._at_start, self._begun_at = False, position
+        self._at_start, self._running, self._begun_at = False, True, position
         self.end_of_dataloader, self.remainder = False, course.remainder
         report = self.report = PassReport()
         opened = self._source.open()
@@ -189,7 +190,13 @@ class ChunkLoader(DataLoader[Any]):
                             "another pass of this loader has begun, and a loader is at one position only: "
                             "make a loader for each of two passes at a time"
                         )
+                    if self._at_start:
+                        raise UsageError(
+                            "the position was set in the midst of a pass, by load_state_dict, set_epoch or "
+                            "skip_batches: leave the loop, and begin another"
+                        )
             finally:
+                self._running &= self.report is not report
                 # When Python ends, files close by themselves; threads have stopped, and may have held locks.
                 if not sys.is_finalizing():
                     opened.reader.let_go()
@@ -267,7 +274,9 @@ class ChunkLoader(DataLoader[Any]):
             at_once = not isinstance(error, GeneratorExit)
             raise
         finally:
-            if not (whole and self.options.persistent_workers):
+            if self._pid != os.getpid():
+                leave_to_parent(loaded)
+            elif not (whole and self.options.persistent_workers):
                 self._end_workers(loaded, at_once=at_once)
 
     def _load_here(self, course: Course) -> Iterator[LoadedBatch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections import deque
@@ -50,6 +51,7 @@ class Lookahead:
         self._plan = plan
         self._steps = steps
         self._ahead = ahead
+        self._pid = os.getpid()
         self._step = 0
         self._planned = 0
         self._stopped = False
@@ -70,7 +72,8 @@ class Lookahead:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop fetching and let all chunks go; a fetch that stands still is left behind."""
-        if sys.is_finalizing():  # the threads are gone already, with whatever locks they held
+        # The threads are gone already, with whatever locks they held, when Python ends and in a forked child.
+        if sys.is_finalizing() or self._pid != os.getpid():
             return
         self._tell(stopped=True)
         if self._thread.ident is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import final
 
+from benchkit.data.unpack import read_at
 from benchkit.errors import CacheError, CorruptError
 from benchkit.store.locks import LockedFile
 
@@ -62,15 +63,14 @@ class OpenChunk:
         """
         try:
             data = os.pread(self._file.fd, length, offset)
-            while len(data) < length:
-                piece = os.pread(self._file.fd, length - len(data), offset + len(data))
-                if not piece:
+            if len(data) < length:
+                data += read_at(self._file.fd, offset + len(data), length - len(data))
+                if len(data) < length:
                     end = os.fstat(self._file.fd).st_size
                     raise CorruptError(
                         f"{self._what} is corrupt in the cache: {self.path} ends at {end} of {self.size} "
                         "bytes; remove the file and it is fetched again"
                     )
-                data += piece
         except OSError as error:
             self._check_open()
             raise CorruptError(f"{self._what} cannot be read from {self.path}: {error}") from error

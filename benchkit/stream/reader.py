@@ -106,6 +106,7 @@ class ChunkReader:
         self._new: list[OpenChunk] = []  # opened for what is being read, which is not to wait for all of them
         self._read_ahead = ReadAhead()
         self._refetched: set[int] = set()
+        self._moved_bytes = 0  # at least about so many have come straight from the store
         self._in_use = threading.RLock()
         self._listener = CallListener(self)
         self._pid = os.getpid()
@@ -185,7 +186,7 @@ class ChunkReader:
         visits = choose_early(away, entries)
         samples = call_patiently(
             partial(read_early, visits, self._open_in_store),
-            state=bool,
+            state=lambda: self._moved_bytes,
             seconds=self.timeout_seconds,
             what=f"reading rows of {self._version.label} from {self._store.url}",
         )
@@ -200,13 +201,19 @@ class ChunkReader:
         entry = self._manifest.chunks[chunk]
         name = self._manifest.chunk_object(entry)
 
-        def read(offset: int, length: int) -> bytes:
-            return self._store.read(name, start=offset, length=length)
-
+        read = partial(self._read_store, name)
         index = self._decode_index(read, chunk)
         rows = entry.live_rows()[live_rows].tolist() if entry.dead else live_rows
         reader = open_samples(index, read, what=self.describe_chunk(chunk), near_bytes=EARLY_NEAR_BYTES)
         return [partial(reader.read, run) for run in _cut_runs(rows)]
+
+    def _read_store(self, name: str, offset: int, length: int) -> bytes:
+        """Return bytes of an object in the store, each counted as it comes."""
+        blocks = []
+        for block in self._store.stream(name, start=offset, length=length):
+            self._moved_bytes += len(block)
+            blocks.append(block)
+        return b"".join(blocks)
 
     def describe(self, chunk: int, live_row: int) -> str:
         """Return a row as people look for it: key, original files, chunk, dataset and version."""
@@ -325,8 +332,8 @@ class ChunkReader:
             data = read(place.tar_offset, place.tar_length)
         else:
             data = call_patiently(
-                partial(self._store.read, str(place.object), start=place.offset, length=place.length),
-                state=bool,
+                partial(self._read_store, str(place.object), place.offset, place.length),
+                state=lambda: self._moved_bytes,
                 seconds=self.timeout_seconds,
                 what=f"reading the index of {what} from {self._store.url}",
             )

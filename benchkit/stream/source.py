@@ -28,6 +28,8 @@ from benchkit.stream.room import Room, share_room
 
 SHUFFLED_LANES = 32
 UNSHUFFLED_LANES = 1
+_LOCATED_AT_ONCE = 4096
+"""So many positions are looked up together: an iterator without a loader is assigned all there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,11 +178,13 @@ class Source:
     def _read_on(self) -> Iterator[Iterator[Sample]]:
         """Yield the samples as they are read, some at a time, each time as an iterator that is counted."""
         opened = self.open()
-        chunks, rows = opened.order.locate(self._epoch, self._positions)
-        for samples in opened.reader.read(chunks, rows, early=self._early):
-            self._read += len(samples)
-            self._waiting = iter(samples)
-            yield self._waiting
+        for start in range(0, len(self._positions), _LOCATED_AT_ONCE):
+            part = self._positions[start : start + _LOCATED_AT_ONCE]
+            chunks, rows = opened.order.locate(self._epoch, part)
+            for samples in opened.reader.read(chunks, rows, early=self._early):
+                self._read += len(samples)
+                self._waiting = iter(samples)
+                yield self._waiting
 
     def rest(self) -> npt.NDArray[np.int64]:
         """Return the assigned positions that have not been handed out."""

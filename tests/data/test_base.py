@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import zstandard
 from support.album import CHUNK_BYTES, Album, forget, keys_of, manifest_of, stored
 
 from benchkit.data.base import find_base
@@ -18,7 +19,7 @@ from benchkit.data.staged import find_index
 from benchkit.data.upload import upload
 from benchkit.errors import FormatError, StoreError
 from benchkit.format.digests import digest_bytes
-from benchkit.format.layout import version_name
+from benchkit.format.layout import chunk_name, version_name
 from benchkit.format.manifest import Manifest, manifest_digest
 from benchkit.store.base import Store
 from benchkit.store.layered import LayeredStore
@@ -400,3 +401,16 @@ def test_the_base_is_the_remotes_newest_version_that_can_be_read(
     assert find(remote) == 1
     assert find_base(staging, remote, "train", chunk_bytes=CHUNK_BYTES, codec="zstd") is None
     assert find_base(staging, remote, "train", chunk_bytes=1, codec="auto") is None
+
+
+def test_an_index_that_claims_to_be_huge_is_none(repack: Pack, staging: LocalStore) -> None:
+    repack(codec="zstd")
+    chunk = manifest_of(staging).chunks[0]
+    frame = bytes.fromhex("28b52ffde0") + (1 << 50).to_bytes(8, "little") + bytes.fromhex("010000")
+    assert zstandard.frame_content_size(frame) == 1 << 50
+    place = replace(chunk.index, length=len(frame), tar_length=1 << 50)
+    path = staging.root / chunk_name("train", chunk.stored, chunk.codec)
+    with path.open("r+b") as file:
+        file.seek(place.offset)
+        file.write(frame)
+    assert find_index(staging, None, "train", replace(chunk, index=place)) is None

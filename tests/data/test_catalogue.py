@@ -21,12 +21,13 @@ from benchkit.data.catalogue import (
     publish,
     read_manifest,
 )
-from benchkit.errors import CorruptError, FormatError, NotFoundError, UsageError
-from benchkit.format.layout import MARKER_NAME, version_name
+from benchkit.errors import CorruptError, FormatError, NotFoundError, StoreError, UsageError
+from benchkit.format.layout import MARKER_NAME, MAX_NUMBER, version_name, versions_prefix
 from benchkit.format.manifest import Manifest, encode_manifest, manifest_digest
 from benchkit.store.base import ObjectInfo, Store
 from benchkit.store.local import LocalStore
 from benchkit.store.memory import MemoryStore
+from benchkit.store.numbered import publish_numbered
 
 
 def manifest(chunk_bytes: int, dataset: str = "train") -> Manifest:
@@ -78,6 +79,13 @@ def test_two_publishers_of_one_number_both_have_a_version(first: int) -> None:
     assert read_manifest(store, version) == manifest(first)
 
 
+def test_behind_the_last_number_nothing_is_published_and_that_is_told(staging: LocalStore) -> None:
+    staging.write(version_name("train", MAX_NUMBER, "0" * 64), b"1")
+    with pytest.raises(StoreError, match=r"numbered 999999999, behind which no number is left"):
+        publish_numbered(staging, versions_prefix("train"), b"2")
+    assert len(list(staging.list())) == 1
+
+
 def test_a_loser_is_moved_by_whoever_publishes_next(staging: LocalStore) -> None:
     """Its own publisher was killed after its put."""
     for chunk_bytes in (1, 2, 3):
@@ -111,8 +119,8 @@ def test_a_manifest_whose_bytes_were_wrong_on_the_way_is_read_once_more() -> Non
     class Flipping(MemoryStore):
         flips = 0
 
-        def stream(self, name: str) -> Iterator[bytes]:
-            data = b"".join(super().stream(name))
+        def stream(self, name: str, **part: int | None) -> Iterator[bytes]:
+            data = b"".join(super().stream(name, **part))
             if self.flips:
                 self.flips -= 1
                 data = data[:-1] + b"?"
@@ -147,7 +155,7 @@ def test_a_version_is_looked_up_by_one_request_each_for_marker_list_and_manifest
 
 def test_a_manifest_that_is_too_large_is_read_no_further() -> None:
     class Endless(MemoryStore):
-        def stream(self, name: str) -> Iterator[bytes]:
+        def stream(self, name: str, **part: int | None) -> Iterator[bytes]:
             while True:
                 yield bytes(64 << 20)
 

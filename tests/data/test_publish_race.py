@@ -70,7 +70,7 @@ class Scripted:
     def delete(self, name: str) -> None:
         self.call(("delete", name))
 
-    def stream(self, name: str) -> Iterator[bytes]:
+    def stream(self, name: str, **part: int | None) -> Iterator[bytes]:
         yield self.read(name)
 
 

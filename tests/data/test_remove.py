@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from benchkit.data.catalogue import find_version, list_datasets, list_versions, read_manifest
+from benchkit.data.catalogue import Version, find_version, list_datasets, list_versions, read_manifest
 from benchkit.data.intents import YOUNG_SECONDS, encode_intent, new_intent_name
 from benchkit.data.pack import PackReport
 from benchkit.data.remove import plan_removal, remove
 from benchkit.data.upload import upload
+from benchkit.data.verify import verify
 from benchkit.errors import CorruptError, FormatError, NotFoundError, StoreError
 from benchkit.store.base import Store
 from benchkit.store.local import LocalStore
@@ -144,6 +145,29 @@ def test_a_version_published_after_the_plan_keeps_its_chunks(
     remove(two_versions, removal)
     assert [version.number for version in list_versions(two_versions, "train")] == [3]
     assert len(read_back(two_versions)) == 300
+
+
+def test_the_same_version_published_again_while_it_is_removed_keeps_its_chunks(
+    many: Any, pack_small: Pack, staging: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchkit.data.named._BATCH_CHUNKS", 1)
+    pack_small(many)
+    plain = LocalStore(tmp_path / "remote")
+    first = upload(staging, plain, "train").version
+    again: list[Version] = []
+
+    class Raced(LocalStore):
+        """An upload publishes what is removed once more, when the first chunk is already gone."""
+
+        def delete(self, name: str) -> None:
+            super().delete(name)
+            if "/chunks/" in name and not again:
+                again.append(upload(staging, plain, "train").version)
+
+    raced = Raced(plain.root)
+    remove(raced, plan_removal(raced, "train"))
+    assert [version.object_name for version in again] == [first.object_name]
+    assert verify(plain, "train", full=False).problems == ()
 
 
 def test_an_upload_that_lost_chunks_to_a_removal_is_told(two_versions: LocalStore) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from support.making import add_sample
 from benchkit.data.catalogue import find_version, publish, read_manifest
 from benchkit.data.pack import PackReport
 from benchkit.data.verify import VerifyProgress, verify
-from benchkit.errors import NotFoundError
+from benchkit.errors import NotFoundError, StoreError
 from benchkit.format import layout
 from benchkit.format.chunk import ChunkWriter
 from benchkit.format.digests import digest_bytes
@@ -112,10 +114,10 @@ def test_a_chunk_whose_bytes_are_wrong_on_the_way_is_fetched_once_more(
     packed: PackReport, staging: LocalStore
 ) -> None:
     class Flipping(LocalStore):
-        def stream(self, name: str) -> Iterator[bytes]:
+        def stream(self, name: str, **part: int | None) -> Iterator[bytes]:
             if layout.is_chunk_name(name):
                 streamed.append(name)
-            for block in super().stream(name):
+            for block in super().stream(name, **part):
                 right = name not in streamed or streamed.count(name) > flips
                 yield block if right else block[:-1] + bytes([block[-1] ^ 1])
 
@@ -232,3 +234,23 @@ def test_progress_ends_at_the_totals(packed: PackReport, staging: LocalStore) ->
         packed.stored_bytes,
         packed.stored_bytes,
     )
+
+
+def test_what_the_system_gives_in_parts_is_read_whole(
+    packed: PackReport, staging: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux gives at most 2 GiB at once."""
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, length, offset: pread(fd, min(length, 300), offset))
+    assert verify(staging, "train", full=True).problems == ()
+
+
+def test_no_room_for_unpacking_is_told_with_the_folder(
+    packed: PackReport, staging: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    with pytest.raises(StoreError, match=r"cannot be unpacked.*No space left.*set TMPDIR"):
+        verify(staging, "train", full=True)

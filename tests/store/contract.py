@@ -93,6 +93,7 @@ class StoreContract:
     ) -> None:
         store.write("digits", b"0123456789")
         assert store.read("digits", start=start, length=length) == expected
+        assert b"".join(store.stream("digits", start=start, length=length)) == expected
 
     @pytest.mark.parametrize(
         ("start", "length"), [(0, 11), (9, 2), (10, 1), (11, 0), (11, None), (1 << 40, 1), (-1, 1), (3, -1)]
@@ -103,6 +104,8 @@ class StoreContract:
         store.write("digits", b"0123456789")
         with pytest.raises(StoreError, match="digits"):
             store.read("digits", start=start, length=length)
+        with pytest.raises(StoreError, match="digits"):
+            list(store.stream("digits", start=start, length=length))
 
     @pytest.mark.parametrize("name", AWKWARD_NAMES)
     def test_awkward_names_are_names(self, store: Store, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from benchkit.store.base import Store
 from benchkit.store.bundles import Shelf, list_names, new_folder
 from benchkit.store.folders import fresh_folder
 from benchkit.store.local import LocalStore
+from benchkit.store.locks import LockedFile, open_locked
 from benchkit.store.memory import MemoryStore
 from benchkit.store.urls import open_store
 
@@ -265,6 +267,24 @@ def test_files_of_a_record_that_lost_its_number_are_not_abandoned(folder: Path) 
     store.write(f"checkpoints/cats/files/{into}/a", b"1")
     assert len(ours.versions()) == 1
     assert ours.abandoned(older_than_seconds=0) == []
+
+
+def test_what_another_user_left_does_not_stop_a_fresh_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / ".target-theirs.part"
+    left.mkdir()
+
+    def lock(path: Path, **how: bool) -> LockedFile | None:
+        if path == left:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open_locked(path, shared=False, writable=False, blocking=False)
+
+    monkeypatch.setattr("benchkit.store.folders.open_locked", lock)
+    with fresh_folder(tmp_path / "target") as fresh:
+        (fresh / "a").write_bytes(b"1")
+    assert contents(tmp_path) == {"target/a": b"1"}
+    assert left.exists()
 
 
 def test_a_fresh_folder_that_a_killed_process_left_is_swept_and_a_live_one_is_not(tmp_path: Path) -> None:

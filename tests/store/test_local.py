@@ -210,6 +210,39 @@ def test_an_objects_time_is_when_it_came_to_be_there(store: LocalStore) -> None:
     assert info.modified > before
 
 
+def test_an_objects_time_is_not_before_the_folders_that_had_to_be_made_for_it(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[float] = []
+
+    def make_slowly(folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        time.sleep(0.1)
+        made.append(time.time() - 0.05)  # the file system's clock is behind by a little
+
+    monkeypatch.setattr("benchkit.store.local.make_folder", make_slowly)
+    store.write("a/b", b"1")
+    info = store.stat("a/b")
+    assert info
+    assert info.modified > made[-1]
+
+
+def test_the_folders_that_lead_to_a_new_store_are_made_durably(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    LocalStore(tmp_path / "a" / "b").write("c/d", b"1")
+    folders = [tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "c"]
+    assert {folder.stat().st_ino for folder in folders} <= synced
+
+
 def test_sweeping_beside_writers_removes_nothing_of_theirs(store: LocalStore) -> None:
     done, failed = threading.Event(), []
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -106,6 +108,7 @@ class OddService(ThreadingHTTPServer):
         data: The object.
         content_range: What it says that it sends; None: it knows no ranges, and sends the whole.
         cuts: After how many bytes the next answers break off.
+        halt_behind: What begins behind so many bytes is answered only once `going_on` is set.
         asked: The ranges that it was asked for.
         store: A store at it.
     """
@@ -115,6 +118,8 @@ class OddService(ThreadingHTTPServer):
         self.data = data
         self.content_range = content_range
         self.cuts = list(cuts)
+        self.halt_behind = sys.maxsize
+        self.going_on = threading.Event()
         self.asked: list[str] = []
         endpoint = f"http://127.0.0.1:{self.server_port}"
         self.store = S3Store("bucket", "", S3Settings(endpoint_url=endpoint, anonymous=True, attempts=3))
@@ -130,6 +135,8 @@ class OddAnswer(BaseHTTPRequestHandler):
         asked, content_range = self.headers["Range"], self.server.content_range
         self.server.asked.append(asked)
         first, last = map(int, re.findall(r"\d+", asked))
+        if first >= self.server.halt_behind:
+            self.server.going_on.wait()
         body = self.server.data if content_range is None else self.server.data[first : last + 1]
         self.send_response(200 if content_range is None else 206)
         if content_range:
@@ -207,3 +214,29 @@ def test_an_answer_with_another_range_than_asked_for_is_none(content_range: str)
         with pytest.raises(StoreError, match=r"what was not asked for.*tried 3 times"):
             service.store.read("a", length=3)
         assert len(service.asked) == 3
+
+
+STALLED = """
+import sys
+from benchkit.settings import S3Settings
+from benchkit.store import s3_read
+from benchkit.store.s3 import S3Store
+from benchkit.stream.patience import call_patiently
+
+s3_read.PART_BYTES = int(sys.argv[2])
+store = S3Store("bucket", "", S3Settings(endpoint_url=sys.argv[1], anonymous=True))
+call_patiently(lambda: list(store.stream("a")), state=bool, seconds=0.5, what="reading")
+"""
+
+
+def test_a_part_that_stands_still_keeps_nobody_from_ending() -> None:
+    with serve(content_range=f"bytes {{first}}-{{last}}/{len(LARGE)}") as service:
+        service.halt_behind = 4 * MIB
+        started = time.monotonic()
+        endpoint = str(service.store.settings.endpoint_url)
+        command = [sys.executable, "-c", STALLED, endpoint, str(4 * MIB)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        taken = time.monotonic() - started
+        service.going_on.set()
+        assert "StallError: reading has got nothing for 0.5 s" in done.stderr
+        assert taken < 20  # a request is waited for 30 seconds

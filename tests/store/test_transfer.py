@@ -34,14 +34,14 @@ class CountedStore(MemoryStore):
         self.written: list[str] = []
         self._count = threading.Lock()
 
-    def stream(self, name: str) -> Iterator[bytes]:
+    def stream(self, name: str, **part: int | None) -> Iterator[bytes]:
         with self._count:
             self.streaming += 1
             self.most_streaming = max(self.most_streaming, self.streaming)
             self.streamed.append(name)
         try:
             self.going.wait(10)
-            yield from super().stream(name)
+            yield from super().stream(name, **part)
         finally:
             with self._count:
                 self.streaming -= 1
@@ -185,7 +185,7 @@ def test_a_stop_is_noticed_in_the_middle_of_an_object() -> None:
     class Endless(MemoryStore):
         blocks = 0
 
-        def stream(self, name: str) -> Iterator[bytes]:
+        def stream(self, name: str, **part: int | None) -> Iterator[bytes]:
             if name == "bad":
                 yield b"bad"
                 return
@@ -208,7 +208,7 @@ from benchkit.store.memory import MemoryStore
 from benchkit.store.transfer import TransferItem, copy_objects
 
 class Stalled(MemoryStore):
-    def stream(self, name):
+    def stream(self, name, **part):
         yield b"x" * 1_000_000
         print("half", flush=True)
         time.sleep(60)
@@ -246,7 +246,7 @@ def test_an_object_longer_than_it_should_be_is_not_read_to_its_end() -> None:
     class Endless(MemoryStore):
         blocks = 0
 
-        def stream(self, name: str) -> Iterator[bytes]:
+        def stream(self, name: str, **part: int | None) -> Iterator[bytes]:
             while self.blocks < 1000:
                 self.blocks += 1
                 yield b"x" * 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from functools import partial
 
 import pytest
@@ -10,6 +11,7 @@ from support.making import content, publish_samples
 from support.reading import Numbers, labels_of, make, open_reader
 
 from benchkit.errors import CorruptError
+from benchkit.store.local import LocalStore
 from benchkit.stream.early import SHARE, choose_early, read_early
 
 PER_CHUNK = 40
@@ -149,6 +151,20 @@ def test_only_the_first_batch_of_a_pass_is_read_early(project, workers, start, m
         assert all((a[1] == b[1]).all() for a, b in zip(batches, undisturbed, strict=True))
     plans = map(loader._course(0, 0).plan, range(4))
     assert [plan.early for plan in plans] == [True, False, False, False]
+
+
+def test_a_slow_store_that_moves_is_no_stall(project, monkeypatch):
+    class Slow(LocalStore):
+        def stream(self, name, **part):
+            for block in super().stream(name, **part):
+                for start in range(0, len(block), 1000):
+                    time.sleep(0.2)
+                    yield block[start : start + 1000]
+
+    reader = open_reader(project, "none", per_chunk=PER_CHUNK)
+    reader._store = Slow(reader._store._inner.root)
+    reader.timeout_seconds = 0.5
+    assert contents(reader.read([2], [7], early=True)) == expected(87)
 
 
 def test_the_first_batch_comes_while_no_chunk_can_be_fetched(project, monkeypatch):

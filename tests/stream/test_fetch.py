@@ -82,8 +82,8 @@ def test_bytes_that_are_wrong_once_are_right_the_second_time(shop, target):
     item = shop.add(TAR)
 
     class HealingStore(type(shop.store)):
-        def stream(self, name):
-            blocks = super().stream(name)
+        def stream(self, name, **part):
+            blocks = super().stream(name, **part)
             return blocks if shop.store.fetches() else iter([next(blocks)[:-1]])
 
     assert fetch(item, HealingStore(shop.folder / "store"), target) == TAR
@@ -119,7 +119,7 @@ def test_an_object_without_an_end_is_cut_off(shop, target, codec):
     right = shop.store.read(item.name)
 
     class EndlessStore(type(shop.store)):
-        def stream(self, name):
+        def stream(self, name, **part):
             yield right
             while True:
                 yield right
@@ -166,7 +166,7 @@ def test_the_stores_own_errors_pass(shop, target):
     item = shop.add(TAR)
 
     class FailingStore(type(shop.store)):
-        def stream(self, name):
+        def stream(self, name, **part):
             yield TAR[:10]
             raise StoreError("the store is on fire")
 

@@ -34,6 +34,7 @@ from benchkit.errors import (
 from benchkit.store.local import LocalStore
 from benchkit.stream.chunks import source_of
 from benchkit.stream.loader import ChunkLoader
+from benchkit.stream.order import Order
 
 SAMPLES, PER_CHUNK = 203, 20
 
@@ -249,6 +250,36 @@ def test_ctrl_c_is_not_lost_while_workers_are_forked():
     assert done.returncode == 3
 
 
+UNWINDING = """
+import os
+import sys
+from benchkit import IterableChunk, LoaderOptions, get_dataset
+
+options = LoaderOptions(collate_fn=list, persistent_workers=sys.argv[1] == "persistent", timeout_seconds=10)
+loader = get_dataset(IterableChunk, True, "numbers", 16, 2, loader=options)
+child, batches = None, 0
+for batch in loader:
+    batches += 1
+    if batches == 2:
+        child = os.fork()
+        if not child:
+            break
+if not child:
+    loader = batch = None
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert batches == len(loader) == len(list(loader))
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("workers", ["persistent", "new"])
+def test_a_process_forked_in_the_loop_that_leaves_it_does_not_end_its_parent_s_workers(workers):
+    command = [sys.executable, "-W", "ignore", "-c", UNWINDING, workers]
+    done = subprocess.run(command, check=False, timeout=60)
+    assert done.returncode == 0
+
+
 @pytest.mark.processes
 def test_a_loader_can_be_handed_to_a_spawned_process():
     options = LoaderOptions(collate_fn=list)
@@ -257,6 +288,58 @@ def test_a_loader_can_be_handed_to_a_spawned_process():
     process.start()
     process.join(60)
     assert process.exitcode == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("how", ["load", "epoch", "skip"])
+def test_a_pass_whose_position_is_set_meanwhile_does_not_go_on(workers, how):
+    loader = make(workers=workers)
+    batches = iter(loader)
+    next(batches)
+    state = loader.state_dict()
+    next(batches)
+    if how == "load":
+        loader.load_state_dict(state)
+    elif how == "epoch":
+        loader.set_epoch(7)
+    else:
+        loader.skip_batches(2)
+    expected = loader.state_dict()
+    with pytest.raises(UsageError, match="leave the loop"):
+        next(batches)
+    assert loader.state_dict() == expected
+    undisturbed = make()
+    undisturbed.load_state_dict(expected)
+    assert_same(list(loader), list(undisturbed))
+
+
+def test_the_length_after_a_pass_that_was_broken_off_is_that_of_a_whole_one():
+    loader = make()
+    whole = len(loader)
+    loader.skip_batches(7)
+    assert len(loader) == whole - 7
+    for _ in loader:
+        assert len(loader) == whole - 7
+        break
+    assert len(loader) == whole == len(list(loader))
+    loader.load_state_dict(loader.state_dict())
+    assert len(loader) == whole
+
+
+def test_a_chunk_without_a_loader_looks_up_its_positions_in_parts(monkeypatch):
+    chunk = Numbers("numbers", True)
+    expected = [label for label, _ in chunk]
+    monkeypatch.setattr("benchkit.stream.source._LOCATED_AT_ONCE", 7)
+    asked, locate = [], Order.locate
+
+    def note(order, epoch, positions):
+        asked.append(len(positions))
+        return locate(order, epoch, positions)
+
+    monkeypatch.setattr(Order, "locate", note)
+    assert [label for label, _ in chunk] == expected
+    assert sorted(expected) == list(range(SAMPLES))
+    assert asked == [7] * 29
 
 
 FORKED = """
