@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import closing, suppress
 from functools import partial
 from itertools import chain, islice
@@ -66,29 +67,32 @@ def stream_object(client: S3Client, place: Place, start: int, length: int | None
     raise StoreError(f"{place} is replaced again and again while it is read: read it later")
 
 
-class _Part(threading.Thread):
+class _Part:
     """A part that is fetched, in a thread that keeps nobody from ending, as one of a pool would."""
 
     def __init__(self, gather: Callable[[], list[bytes]]) -> None:
-        super().__init__(name="benchkit-s3-read", daemon=True)
-        self._gather = gather
-        self._blocks: list[bytes] = []
-        self._error: BaseException | None = None
-        self.start()
+        self._blocks: Future[list[bytes]] = Future()
+        arguments = (gather, self._blocks)
+        self._thread = threading.Thread(target=_fetch, args=arguments, name="benchkit-s3-read", daemon=True)
+        self._thread.start()
 
-    def run(self) -> None:
-        """Fetch it."""
-        try:
-            self._blocks = self._gather()
-        except BaseException as error:  # noqa: BLE001 - raised again where the part is taken
-            self._error = error
+    def wait(self) -> None:
+        """Wait until its thread has ended."""
+        self._thread.join()
 
     def take(self) -> list[bytes]:
         """Wait for the part and return its blocks, or raise what went wrong."""
-        self.join()
-        if self._error:
-            raise self._error
-        return self._blocks
+        self.wait()
+        return self._blocks.result()
+
+
+def _fetch(gather: Callable[[], list[bytes]], blocks: Future[list[bytes]]) -> None:
+    try:
+        blocks.set_result(gather())
+    except BaseException as error:  # noqa: BLE001 - raised again where the part is taken
+        blocks.set_exception(error)
+    finally:
+        del blocks  # it holds the error, and the error's traceback would hold it, with an open connection
 
 
 class _Reading:
@@ -137,7 +141,7 @@ class _Reading:
                 if not sys.is_finalizing():  # the threads have stopped where they were when Python ends
                     self._stop.set()
                     for waiting in ahead:
-                        waiting.join()
+                        waiting.wait()
 
     def _gather(self, start: int) -> list[bytes]:
         return list(self._part(start, min(start + PART_BYTES, self._end)))
@@ -166,11 +170,11 @@ class _Reading:
                 raise _ReplacedError
             return
         first = self._total is None
-        begin, finish, total = self._read_range(answer, start)
-        self._learn(total, answer.get("ETag"))
-        if first and not self._ranged:
-            end = self._end  # it all comes at once
         with answer["Body"] as raw:
+            begin, finish, total = self._read_range(answer, start)
+            self._learn(total, answer.get("ETag"))
+            if first and not self._ranged:
+                end = self._end  # it all comes at once
             yield from self._body(raw, skip=start - begin, wanted=min(finish, end, self._end) - start)
 
     def _body(self, raw: Any, *, skip: int, wanted: int) -> Iterator[bytes]:
