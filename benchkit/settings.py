@@ -32,6 +32,7 @@ JOB_FOLDER_VARIABLES = {
 }
 DEFAULT_CACHE_LIMIT_BYTES = 64 << 30
 _MAX_DIGITS = 18
+_URL_START = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _REGION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _START = 'run "bench-kit startproject NAME" to make a project, or set BENCHKIT_PROJECT to one'
 _MEND = '"bench-kit startproject NAME" makes a project with a whole one to compare'
@@ -166,6 +167,7 @@ class Settings:
         """The URL of the remote store; a path becomes an absolute `file://` URL."""
         if "://" in self.remote:
             return self.remote
+        check_path(self.remote)
         return (self.project / _expand_home(self.remote, what="the remote")).absolute().as_uri()
 
 
@@ -236,11 +238,35 @@ def find_project(start: Path | None = None) -> Path:
                 f"BENCHKIT_PROJECT names {project}, where there is no {SETTINGS_NAME}; {_START}"
             )
         return project
-    begin = Path(os.path.abspath(start or Path.cwd()))  # without `..`, which would make parents of children
+    # Without `..`, which would make parents of children.
+    begin = Path(os.path.abspath(start or current_folder()))
     for folder in (begin, *begin.parents):
         if (folder / SETTINGS_NAME).is_file():
             return folder
     raise ProjectError(f"there is no {SETTINGS_NAME} in {begin} or above it; {_START}")
+
+
+def current_folder() -> Path:
+    """Return the folder that this process is in.
+
+    Raises:
+        ProjectError: It has been removed.
+    """
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise ProjectError("the current folder has been removed: change to one that is there") from error
+
+
+def check_path(text: str) -> str:
+    """Return the path of a store, unless it is a URL with a slip of the pen.
+
+    Raises:
+        UsageError: It begins as a URL does.
+    """
+    if _URL_START.match(text):
+        raise UsageError(f"{text!r} is no URL, as s3://bucket/prefix is; a path like it begins with ./")
+    return text
 
 
 def load_settings(project: Path | None = None) -> Settings:

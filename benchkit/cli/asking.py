@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from benchkit.store.base import Store
 
 
+def at_terminal() -> bool:
+    """Return whether there is a person to ask; the standard input may be closed."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def ask_checkpoint(store: Store, command: str) -> str:
     """Show the checkpoints in a store, and return which one is meant.
 
@@ -25,7 +30,7 @@ def ask_checkpoint(store: Store, command: str) -> str:
     names = list_checkpoints(store)
     if not names:
         raise UsageError(f"{store.url} holds no checkpoint: {command} has nothing to work on")
-    if not sys.stdin.isatty():
+    if not at_terminal():
         raise UsageError(f"{command} needs a name where there is no terminal to ask: {', '.join(names)}")
     for name in names:
         numbers = ", ".join(f"{name}@{bundle.number}" for bundle in open_shelf(store, name).versions())

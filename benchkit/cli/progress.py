@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -23,7 +24,8 @@ class Bar:
     def __init__(self, title: str, unit: str) -> None:
         self._unit = unit
         self._started = time.monotonic()
-        self._bar = tqdm(desc=title, disable=None, unit="B", unit_scale=True, unit_divisor=1024, leave=False)
+        off = None if sys.stderr else True  # None: where nobody looks at a terminal
+        self._bar = tqdm(desc=title, disable=off, unit="B", unit_scale=True, unit_divisor=1024, leave=False)
 
     def __enter__(self) -> Self:
         """Return the bar."""

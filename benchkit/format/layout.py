@@ -107,7 +107,13 @@ def marker_bytes() -> bytes:
 
 def check_marker(data: bytes, *, url: str) -> None:
     """Raise `FormatError` unless the bytes are a format marker that this version can work with."""
-    marker = canonical.decode(data, what=f"{MARKER_NAME} of {url}", max_bytes=4096)
+    try:
+        marker = canonical.decode(data, what="it", max_bytes=4096)
+    except FormatError as error:
+        raise FormatError(
+            f"{MARKER_NAME} of {url} is damaged ({error}): remove it, and migrate any dataset to write it "
+            "again"
+        ) from error
     if (
         not isinstance(marker, dict)
         or marker.get("benchkit") != "store"

@@ -175,7 +175,8 @@ def decode_manifest(data: bytes, *, dataset: str, digest: str) -> Manifest:
         raise FormatError(f"{what} has {len(data)} bytes; at most {MAX_MANIFEST_BYTES} are read")
     if manifest_digest(data) != digest:
         raise CorruptError(
-            f"{what} is corrupt: its bytes have the digest {manifest_digest(data)[:12]}…; migrate it again"
+            f"{what} is corrupt: its bytes have the digest {manifest_digest(data)[:12]}…; migrate it again "
+            f"where it is the newest version, and else remove it with: bench-kit del-ds {dataset}@NUMBER"
         )
     fields = canonical.decode(data, what=what, max_bytes=MAX_MANIFEST_BYTES)
     if not isinstance(fields, dict) or fields.get("benchkit") != "manifest":

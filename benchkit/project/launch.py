@@ -22,7 +22,7 @@ import torch
 from benchkit.errors import ProjectError, UsageError
 from benchkit.project.launchers import THIS_MACHINE, Machines, accelerate, torchrun
 from benchkit.settings import child_environment
-from benchkit.train.orphans import end_with_parent
+from benchkit.train.orphans import LAUNCHER_VARIABLE, end_with_parent
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -119,7 +119,8 @@ def launch(plan: LaunchPlan) -> NoReturn:
     """Become the launcher, so that its exit code, Ctrl-C and every signal are the command's own."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(plan.command[0], plan.command, _environment(plan))  # noqa: S606 - a list, no shell
+    environment = _environment(plan) | {LAUNCHER_VARIABLE: str(os.getpid())}
+    os.execve(plan.command[0], plan.command, environment)  # noqa: S606 - a list, no shell
 
 
 def launch_again(plan: LaunchPlan, restarts: int, *, on_restart: Callable[[int, int], None]) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from benchkit.errors import UsageError
-from benchkit.settings import S3Settings, Settings
+from benchkit.settings import S3Settings, Settings, check_path
 from benchkit.store.base import Store
 from benchkit.store.local import LocalStore
 from benchkit.store.s3 import S3Store
@@ -25,7 +25,7 @@ def check_url(url: str) -> str:
     if not url or "\0" in unquote(url):
         raise UsageError("a store's URL is empty or has a NUL in it; write file:///folder or a path")
     if not separator:
-        return url
+        return check_path(url)
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         shown = f"{scheme}://" if scheme.isalnum() else "this URL"  # which may be a password put wrongly

@@ -117,6 +117,7 @@ class Collate:
         """Collate the rows, if there are any; what goes wrong ends the pass."""
         try:
             data = self.collate_fn(rows.rows) if rows.rows else None
+            _check_batch(data, rows)
             return LoadedBatch(pack(data) if get_worker_info() else data, rows.report)
         except Exception as error:  # noqa: BLE001 - the user's rows raise what they like
             message = (
@@ -125,3 +126,9 @@ class Collate:
             )
             rows.report.failure = (SampleError(message), traceback.format_exc())
             return LoadedBatch(None, rows.report)
+
+
+def _check_batch(data: Any, rows: Rows) -> None:
+    """Refuse None, which stands for a batch without rows."""
+    if data is None and rows.rows:
+        raise TypeError("collate_fn returned None")

@@ -225,6 +225,11 @@ class ChunkLoader(DataLoader[Any]):
             for _ in range(waiting + 1):
                 yield neighbour
             waiting = 0
+        if waiting and self.report.errors:
+            raise DatasetError(
+                f"none of the {self.report.samples} samples of {self.opened.version.label} that this process "
+                f"read could be used; the last: {self.report.errors[-1]}"
+            )
         if waiting:
             raise DatasetError(
                 f"_data_iterator yielded nothing for all {self.report.samples} samples of "

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import connection
 from typing import Any
 
 import torch
@@ -229,8 +230,10 @@ def _kill(loaded: Iterator[Any] | None) -> None:
 
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
-    served = multiprocessing.get_start_method(allow_none=True) == "forkserver"
-    expected = os.getppid() if parent is None or served else parent.pid
+    if parent and multiprocessing.get_start_method(allow_none=True) == "forkserver":
+        connection.wait([parent.sentinel])  # for the system its parent is the server, which does not end then
+        os._exit(1)
+    expected = parent.pid if parent else os.getppid()
     while os.getppid() == expected:
         time.sleep(_PARENT_SECONDS)
     os._exit(1)

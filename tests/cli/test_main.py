@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from support.making import publish_samples
 from typer.testing import CliRunner
 
 from benchkit.cli import main, manage
@@ -217,6 +218,44 @@ def test_output_that_cannot_be_written_is_told_in_a_line_if_at_all(
     )
     assert int((folder / "code").read_text()) == code
     assert done.stderr == said
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("del-ds <&-", 2, "error: del-ds needs a name where there is no terminal"),
+        ("del-ds digits <&-", 2, "there is no terminal"),
+        ("show-ds <&-", 0, ""),
+        ("verify digits 2>&-", 0, ""),
+        ("verify unknown 2>&-", 6, ""),
+    ],
+)
+def test_a_closed_standard_stream_is_nobody_to_ask_or_to_tell(
+    folder: Path, command: str, code: int, said: str
+) -> None:
+    (folder / "benchkit.toml").write_text('[project]\nid = "p"\nremote = "store"\n')
+    publish_samples(folder, "digits", 3, per_chunk=3)
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -m benchkit.cli.main {command}', sys.executable],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_current_folder_that_was_removed_is_an_error_without_a_traceback(folder: Path) -> None:
+    command = f'mkdir gone && cd gone && rmdir "$PWD" && "{sys.executable}" -m benchkit.cli.main show-ds'
+    environment = {name: value for name, value in os.environ.items() if name != "BENCHKIT_PROJECT"}
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert done.stderr == "error: the current folder has been removed: change to one that is there\n"
 
 
 def test_manage_outside_a_project_is_an_error_without_a_traceback(folder: Path) -> None:

@@ -293,6 +293,15 @@ def test_a_name_that_is_none_is_refused(label: str) -> None:
         parse_label(label)
 
 
+@pytest.mark.parametrize("data", [b"", b"x", b" " * 5000])
+def test_a_damaged_mark_is_told_with_what_to_do(staging: LocalStore, data: bytes) -> None:
+    staging.write(MARKER_NAME, data)
+    with pytest.raises(
+        FormatError, match=r"benchkit.json of file://.* is damaged .*: remove it, and migrate"
+    ):
+        open_catalogue(staging)
+
+
 def test_a_store_is_marked_once_and_a_strange_or_newer_one_is_refused(staging: LocalStore) -> None:
     open_catalogue(staging)
     assert staging.stat(MARKER_NAME) is None

@@ -320,14 +320,13 @@ def test_a_run_that_is_ended_is_not_started_again(project: Path, ending: signal.
 
 
 @pytest.mark.processes
-def test_ranks_do_not_outlive_a_launcher_that_is_killed(project: Path) -> None:
-    (project / "TrainScript.py").write_text(
-        "import os, time; from pathlib import Path\n"
-        "from benchkit import get_accelerator\n"
-        "get_accelerator()\n"
-        "Path(f'{os.environ[\"RANK\"]}.pid').write_text(str(os.getpid()))\n"
-        "time.sleep(300)\n"
-    )
+@pytest.mark.parametrize("early", [False, True])
+def test_ranks_do_not_outlive_a_launcher_that_is_killed(project: Path, early: bool) -> None:
+    told = "Path(f'{os.environ[\"RANK\"]}.pid').write_text(str(os.getpid()))\n"
+    begun = "from benchkit import get_accelerator\nget_accelerator()\n"
+    parts = [told, "time.sleep(2)\n", begun] if early else [begun, told]
+    script = ["import os, time; from pathlib import Path\n", *parts, "time.sleep(300)\n"]
+    (project / "TrainScript.py").write_text("".join(script))
     with start(project, ["--processes", "2", "--cpu"], cwd=project) as running:
         wait_until(lambda: len([file for file in project.glob("*.pid") if file.read_text()]) == 2)
         pids = [int(file.read_text()) for file in project.glob("*.pid")]

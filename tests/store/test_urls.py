@@ -25,7 +25,7 @@ from benchkit.store.urls import check_url, open_remote, open_store
         ("/with%20percent", "/with%20percent"),
         ("relative/folder", "/base/relative/folder"),
         ("a@b", "/base/a@b"),
-        ("file:/single", "/base/file:/single"),
+        ("./file:/single", "/base/file:/single"),
     ],
 )
 def test_a_url_or_path_opens_its_folder(url: str, root: str) -> None:
@@ -57,6 +57,8 @@ def test_the_url_of_a_store_opens_it_again(tmp_path: Path, folder: str) -> None:
     [
         ("", "empty"),
         ("a\0b", "NUL"),
+        ("file:/single", "is no URL"),
+        ("s3:/bucket/prefix", "is no URL"),
         ("file:///a%00b", "NUL"),
         ("gopher://host/x", "gopher:// is no store"),
         ("FILE:///a", "FILE:// is no store"),

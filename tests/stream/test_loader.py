@@ -290,6 +290,25 @@ def test_a_loader_can_be_handed_to_a_spawned_process():
     assert process.exitcode == 0
 
 
+def test_a_collate_fn_that_returns_nothing_is_an_error():
+    loader = make(loader=LoaderOptions(collate_fn=lambda rows: None))
+    with pytest.raises(SampleError, match="collate_fn returned None"):
+        next(iter(loader))
+
+
+class Broken(IterableChunk):
+    def _data_iterator(self):
+        for _ in super()._data_iterator():
+            raise ModuleNotFoundError("no decoder")
+        yield
+
+
+def test_where_no_sample_can_be_used_the_last_error_is_told():
+    options = LoaderOptions(on_error="skip", max_errors=1000)
+    with pytest.raises(DatasetError, match=r"none of the 208 samples .* ModuleNotFoundError: no decoder"):
+        list(get_dataset(Broken, True, "numbers", 16, 0, loader=options))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("how", ["load", "epoch", "skip"])
 def test_a_pass_whose_position_is_set_meanwhile_does_not_go_on(workers, how):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from benchkit.cli import render
+from benchkit.cli.asking import at_terminal
 from benchkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def clean(
         _print_plan(plan, where)
     remove = bool(plan.leftovers) and not dry_run
     if remove and not yes:
-        if not sys.stdin.isatty():
+        if not at_terminal():
             raise UsageError("clean asks before it removes anything, and there is no terminal: add --yes")
         typer.confirm(f"Remove {what}?", abort=True, err=as_json)
     left_alone = cleaning.clean(store, plan) if remove else {}

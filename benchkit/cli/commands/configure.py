@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchkit.cli import render
+from benchkit.cli.asking import at_terminal
 from benchkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def configure(
     from benchkit import profiles
 
     name = profile
-    if name is None and sys.stdin.isatty():
+    if name is None and at_terminal():
         name = _ask("Profile name", profiles.check_profile_name, default=DEFAULT_NAME)
     made = read_profile(
         name or DEFAULT_NAME,
@@ -63,9 +64,9 @@ def read_profile(
 
     profiles.check_profile_name(name)
     old = profiles.find_profile(name)
-    if secret_stdin and sys.stdin.isatty():
+    if secret_stdin and at_terminal():
         raise UsageError("--secret-stdin reads a file or a pipe: leave it out, and you are asked")
-    asks = sys.stdin.isatty()
+    asks = at_terminal()
     if access_key_id is None:
         access_key_id = old.access_key_id if old else None
         if asks:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from benchkit.cli import render
-from benchkit.cli.asking import ask_checkpoint
+from benchkit.cli.asking import ask_checkpoint, at_terminal
 from benchkit.errors import UsageError
 
 EXAMPLE = "Example: bench-kit del-check digits@1"
@@ -37,7 +36,7 @@ def del_check(
     versions = pick_versions(shelf, number)
     what = f"{render.escape(label)} in {render.escape(store.url)}: {render.count(len(versions), 'version')}"
     if not yes:
-        if not sys.stdin.isatty():
+        if not at_terminal():
             raise UsageError(f"del-check asks before it deletes {label}, and there is no terminal: add --yes")
         typer.confirm(f"Delete {what}?", abort=True)
     for version in versions:

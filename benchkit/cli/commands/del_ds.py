@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from benchkit.cli import render
+from benchkit.cli.asking import at_terminal
 from benchkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def del_ds(
         print(f"would delete {what}")
         return
     if not yes:
-        if not sys.stdin.isatty():
+        if not at_terminal():
             raise UsageError(f"del-ds asks before it deletes {label}, and there is no terminal: add --yes")
         typer.confirm(f"Delete {what}?", abort=True)
     remove(store, removal)
@@ -55,7 +55,7 @@ def _ask_name(store: Store) -> str:
     names = list_datasets(store)
     if not names:
         raise UsageError(f"{store.url} holds no dataset: there is nothing to delete")
-    if not sys.stdin.isatty():
+    if not at_terminal():
         raise UsageError(f"del-ds needs a name where there is no terminal to ask: {', '.join(names)}")
     print("\n".join(render.escape(dataset) for dataset in names))
     return str(typer.prompt("Which one"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from benchkit.cli import render
+from benchkit.cli.asking import at_terminal
 from benchkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def del_vs(
     bundle = code.shelf.find(_ask_number(code) if version is None else version)
     what = f"version {bundle.number} of the code, of {render.moment(bundle.modified)}, in {code.store.url}"
     if not yes:
-        if not sys.stdin.isatty():
+        if not at_terminal():
             raise UsageError(
                 f"del-vs asks before it deletes version {bundle.number}, and there is no terminal: add --yes"
             )
@@ -44,7 +44,7 @@ def _ask_number(code: CodeShelf) -> int:
     bundles = code.shelf.versions()
     if not bundles:
         raise UsageError(f"{code.store.url} holds no version of this code: there is nothing to delete")
-    if not sys.stdin.isatty():
+    if not at_terminal():
         known = ", ".join(str(bundle.number) for bundle in bundles)
         raise UsageError(f"del-vs needs a version where there is no terminal to ask: {known}")
     print("\n".join(f"{bundle.number}  {render.moment(bundle.modified)}" for bundle in bundles))

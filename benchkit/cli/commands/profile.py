@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
 
 from benchkit.cli import render
+from benchkit.cli.asking import at_terminal
 from benchkit.cli.commands.configure import (
     AccessKeyId,
     EndpointUrl,
@@ -115,7 +115,7 @@ def remove_asking(name: str, *, command: str, yes: bool) -> None:
 
     profile = profiles.get_profile(name)
     if not yes:
-        if not sys.stdin.isatty():
+        if not at_terminal():
             raise UsageError(f"{command} asks before it removes keys, and there is no terminal: add --yes")
         typer.confirm(f"Remove the profile {name} and its keys from this machine?", abort=True)
     used = profile == profiles.find_profile(None)

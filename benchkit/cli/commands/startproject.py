@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -38,7 +37,7 @@ def startproject(
 ) -> None:
     """Make a project that runs untouched."""
     from benchkit.project.scaffold import start_project
-    from benchkit.settings import S3Settings
+    from benchkit.settings import S3Settings, current_folder
 
     if context.args:
         raise UsageError(
@@ -48,7 +47,7 @@ def startproject(
         )
     given = any(option is not None for option in (endpoint_url, region, profile))
     s3 = S3Settings(endpoint_url=endpoint_url, region=region, profile=profile) if given else None
-    folder = start_project(Path.cwd(), name, remote=remote, s3=s3)
+    folder = start_project(current_folder(), name, remote=remote, s3=s3)
     print(f"made the project {os.path.relpath(folder)}")
     print("next:")
     print(f"  cd {os.path.relpath(folder)}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from benchkit.cli import render
+from benchkit.cli.asking import at_terminal
 from benchkit.cli.progress import Bar
 from benchkit.errors import CorruptError, UsageError
 
@@ -74,7 +74,7 @@ def _repair(store: Store, report: VerifyReport, staging: Store | None, *, yes: b
     if plan.send or plan.remove:
         print(_describe(report))
         if not yes:
-            if not sys.stdin.isatty():
+            if not at_terminal():
                 raise UsageError("verify asks before it repairs, and there is no terminal: add --yes")
             typer.confirm(f"{_intention(plan)}?", abort=True)
         repair(store, plan, staging=staging)
