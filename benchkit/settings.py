@@ -167,8 +167,7 @@ class Settings:
         """The URL of the remote store; a path becomes an absolute `file://` URL."""
         if "://" in self.remote:
             return self.remote
-        check_path(self.remote)
-        return (self.project / _expand_home(self.remote, what="the remote")).absolute().as_uri()
+        return (self.project / _expand_home(check_path(self.remote), what="the remote")).absolute().as_uri()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,25 @@ def at_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
+def confirm(question: str, *, yes: bool, asks: str, err: bool = False) -> None:
+    """Go on if a person agrees, or has by `--yes`; else the command ends.
+
+    Args:
+        question: What is asked.
+        yes: Whether `--yes` was given.
+        asks: What the command asks before, for the error.
+        err: Ask on stderr.
+
+    Raises:
+        UsageError: There is no terminal to ask at.
+    """
+    if yes:
+        return
+    if not at_terminal():
+        raise UsageError(f"{asks}, and there is no terminal: add --yes")
+    typer.confirm(question, abort=True, err=err)
+
+
 def ask_checkpoint(store: Store, command: str) -> str:
     """Show the checkpoints in a store, and return which one is meant.
 

@@ -34,9 +34,9 @@ class LockedFile:
 
     def close(self) -> None:
         """Let the file and its lock go; a second call does nothing."""
-        # When Python ends, its other threads have stopped where they were, with whatever locks they held.
         if self.fd < 0:  # as a collector that runs anywhere finds it: no lock is waited for there
             return
+        # When Python ends, its other threads have stopped where they were, with whatever locks they held.
         with contextlib.nullcontext() if sys.is_finalizing() else _NO_FORK:
             if self._raw:
                 self._raw.close()

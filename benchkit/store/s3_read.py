@@ -92,7 +92,7 @@ def _fetch(gather: Callable[[], list[bytes]], blocks: Future[list[bytes]]) -> No
     except BaseException as error:  # noqa: BLE001 - raised again where the part is taken
         blocks.set_exception(error)
     finally:
-        del blocks  # it holds the error, and the error's traceback would hold it, with an open connection
+        del blocks  # it holds the error, whose traceback holds this frame
 
 
 class _Reading:

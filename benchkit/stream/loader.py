@@ -68,7 +68,6 @@ class ChunkLoader(DataLoader[Any]):
         self._shard: Shard | None = None
         self._epoch, self._position = 0, 0
         self._at_start = True
-        self._running = False
         self._begun_at = 0
         self._whole = True
         self._to_device = False
@@ -115,7 +114,7 @@ class ChunkLoader(DataLoader[Any]):
 
     def __len__(self) -> int:
         """Return the batches of a pass, the same on every rank; of a resumed pass, those that were left."""
-        return self._course(0, self._begun_at if self._running else self._next_start()[1]).steps
+        return self._course(0, self._position if self._at_start else self._begun_at).steps
 
     @property
     def opened(self) -> OpenedVersion:
@@ -168,7 +167,7 @@ class ChunkLoader(DataLoader[Any]):
         epoch, position = self._next_start()
         course = self._course(epoch, position)
         self._epoch, self._position = epoch, position
-        self._at_start, self._running, self._begun_at = False, True, position
+        self._at_start, self._begun_at = False, position
         self.end_of_dataloader, self.remainder = False, course.remainder
         report = self.report = PassReport()
         opened = self._source.open()
@@ -196,7 +195,8 @@ class ChunkLoader(DataLoader[Any]):
                             "skip_batches: leave the loop, and begin another"
                         )
             finally:
-                self._running &= self.report is not report
+                if self.report is report:
+                    self._begun_at = 0  # where the next pass begins, if this one was broken off
                 # When Python ends, files close by themselves; threads have stopped, and may have held locks.
                 if not sys.is_finalizing():
                     opened.reader.let_go()

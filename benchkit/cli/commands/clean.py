@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from benchkit.cli import render
-from benchkit.cli.asking import at_terminal
-from benchkit.errors import UsageError
+from benchkit.cli.asking import confirm
 
 if TYPE_CHECKING:
     from benchkit.data.clean import Cleaning
@@ -56,10 +55,8 @@ def clean(
     if not as_json:
         _print_plan(plan, where)
     remove = bool(plan.leftovers) and not dry_run
-    if remove and not yes:
-        if not at_terminal():
-            raise UsageError("clean asks before it removes anything, and there is no terminal: add --yes")
-        typer.confirm(f"Remove {what}?", abort=True, err=as_json)
+    if remove:
+        confirm(f"Remove {what}?", yes=yes, asks="clean asks before it removes anything", err=as_json)
     left_alone = cleaning.clean(store, plan) if remove else {}
     if as_json:
         print(json.dumps(_fields(plan, store.url, left_alone, removed=remove), indent=2))

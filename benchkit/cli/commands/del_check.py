@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from benchkit.cli import render
-from benchkit.cli.asking import ask_checkpoint, at_terminal
-from benchkit.errors import UsageError
+from benchkit.cli.asking import ask_checkpoint, confirm
 
 EXAMPLE = "Example: bench-kit del-check digits@1"
 
@@ -35,10 +34,7 @@ def del_check(
     shelf = open_shelf(store, checkpoint)
     versions = pick_versions(shelf, number)
     what = f"{render.escape(label)} in {render.escape(store.url)}: {render.count(len(versions), 'version')}"
-    if not yes:
-        if not at_terminal():
-            raise UsageError(f"del-check asks before it deletes {label}, and there is no terminal: add --yes")
-        typer.confirm(f"Delete {what}?", abort=True)
+    confirm(f"Delete {what}?", yes=yes, asks=f"del-check asks before it deletes {label}")
     for version in versions:
         shelf.remove(version)
     print(f"deleted {what}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchkit.cli import render
-from benchkit.cli.asking import at_terminal
+from benchkit.cli.asking import at_terminal, confirm
 from benchkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,10 +41,7 @@ def del_ds(
     if dry_run:
         print(f"would delete {what}")
         return
-    if not yes:
-        if not at_terminal():
-            raise UsageError(f"del-ds asks before it deletes {label}, and there is no terminal: add --yes")
-        typer.confirm(f"Delete {what}?", abort=True)
+    confirm(f"Delete {what}?", yes=yes, asks=f"del-ds asks before it deletes {label}")
     remove(store, removal)
     print(f"deleted {what}")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchkit.cli import render
-from benchkit.cli.asking import at_terminal
+from benchkit.cli.asking import at_terminal, confirm
 from benchkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,12 +30,11 @@ def del_vs(
     code = CodeShelf.of(load_settings())
     bundle = code.shelf.find(_ask_number(code) if version is None else version)
     what = f"version {bundle.number} of the code, of {render.moment(bundle.modified)}, in {code.store.url}"
-    if not yes:
-        if not at_terminal():
-            raise UsageError(
-                f"del-vs asks before it deletes version {bundle.number}, and there is no terminal: add --yes"
-            )
-        typer.confirm(f"Delete {render.escape(what)}?", abort=True)
+    confirm(
+        f"Delete {render.escape(what)}?",
+        yes=yes,
+        asks=f"del-vs asks before it deletes version {bundle.number}",
+    )
     code.shelf.remove(bundle)
     print(f"deleted {render.escape(what)}")
 

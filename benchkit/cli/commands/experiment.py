@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from benchkit.cli import render
-from benchkit.cli.asking import at_terminal
+from benchkit.cli.asking import confirm
 from benchkit.cli.commands import experiment_create
 from benchkit.cli.progress import Bar
 from benchkit.errors import UsageError
@@ -171,12 +171,7 @@ def remove(run: Run, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do n
     there = f"{render.escape(remains.store.url)}: {render.count(len(remains.objects), 'object')}, {size}"
     places = [*["on this machine"] * bool(remains.folder), *[f"in {there}"] * bool(remains.objects)]
     what = f"run {remains.run}{name} {' and '.join(places)}"
-    if not yes:
-        if not at_terminal():
-            raise UsageError(
-                f"experiment rm asks before it deletes {what}, and there is no terminal: add --yes"
-            )
-        typer.confirm(f"Delete {what}?", abort=True)
+    confirm(f"Delete {what}?", yes=yes, asks=f"experiment rm asks before it deletes {what}")
     remove_run(remains)
     print(f"deleted {what}")
 

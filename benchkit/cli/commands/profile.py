@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from benchkit.cli import render
-from benchkit.cli.asking import at_terminal
+from benchkit.cli.asking import confirm
 from benchkit.cli.commands.configure import (
     AccessKeyId,
     EndpointUrl,
@@ -114,10 +114,11 @@ def remove_asking(name: str, *, command: str, yes: bool) -> None:
     from benchkit import profiles
 
     profile = profiles.get_profile(name)
-    if not yes:
-        if not at_terminal():
-            raise UsageError(f"{command} asks before it removes keys, and there is no terminal: add --yes")
-        typer.confirm(f"Remove the profile {name} and its keys from this machine?", abort=True)
+    confirm(
+        f"Remove the profile {name} and its keys from this machine?",
+        yes=yes,
+        asks=f"{command} asks before it removes keys",
+    )
     used = profile == profiles.find_profile(None)
     profiles.remove_profile(name)
     print(f"removed the profile {name} and its keys (access key id {profiles.mask(profile.access_key_id)})")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchkit.cli import render
-from benchkit.cli.asking import at_terminal
+from benchkit.cli.asking import confirm
 from benchkit.cli.progress import Bar
-from benchkit.errors import CorruptError, UsageError
+from benchkit.errors import CorruptError
 
 if TYPE_CHECKING:
     from benchkit.data.repair import Repair
@@ -73,10 +73,7 @@ def _repair(store: Store, report: VerifyReport, staging: Store | None, *, yes: b
     plan = plan_repair(store, report, staging=staging)
     if plan.send or plan.remove:
         print(_describe(report))
-        if not yes:
-            if not at_terminal():
-                raise UsageError("verify asks before it repairs, and there is no terminal: add --yes")
-            typer.confirm(f"{_intention(plan)}?", abort=True)
+        confirm(f"{_intention(plan)}?", yes=yes, asks="verify asks before it repairs")
         repair(store, plan, staging=staging)
         print(f"{report.version.label}: {_outcome(plan)}")
     lacking = len(plan.remove) + plan.missing
