@@ -53,6 +53,8 @@ _KEYS: dict[str, dict[str, type]] = {
     },
 }
 
+_KINDS = {str: "text in quotes", int: "a whole number", bool: "true or false"}
+
 Addressing = Literal["auto", "path", "virtual"]
 Checksums = Literal["when_supported", "when_required"]
 
@@ -155,7 +157,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.cache_limit_bytes < 1:
-            raise ProjectError(f"the cache limit is {self.cache_limit_bytes} bytes; set at least 1")
+            raise ProjectError(
+                f"the cache limit is {self.cache_limit_bytes} bytes: set limit_bytes under [cache] of "
+                f"{SETTINGS_NAME} to at least 1, or BENCHKIT_CACHE_LIMIT_BYTES"
+            )
 
     @property
     def staging(self) -> Path:
@@ -388,7 +393,7 @@ def _read_tables(path: Path) -> dict[str, dict[str, Any]]:
                 )
             if type(value) is not kind:
                 raise ProjectError(
-                    f"{path}: {key!r} in [{table}] is {value!r:.80}, not a {kind.__name__}; {_MEND}"
+                    f"{path}: {key!r} in [{table}] is {value!r:.80}, not {_KINDS[kind]}; {_MEND}"
                 )
     return tables
 

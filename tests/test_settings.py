@@ -203,9 +203,9 @@ def test_a_path_becomes_an_absolute_url_from_the_projects_folder(remote: str, ur
         ('id = "x"\n' + MINIMAL, "unknown part 'id'"),
         ("project = 1\n", "unknown part 'project'"),
         (MINIMAL + "[cache]\nsize = 1\n", "unknown key 'size' in .cache.; it takes: dir, limit_bytes"),
-        ("[project]\nid = 1\n", "'id' in .project. is 1, not a str"),
-        (MINIMAL + "[cache]\nlimit_bytes = true\n", "is True, not a int"),
-        (MINIMAL + "[cache]\nlimit_bytes = 0\n", "set at least 1"),
+        ("[project]\nid = 1\n", "'id' in .project. is 1, not text in quotes"),
+        (MINIMAL + "[cache]\nlimit_bytes = true\n", "is True, not a whole number"),
+        (MINIMAL + "[cache]\nlimit_bytes = 0\n", "limit_bytes under .cache. of benchkit.toml to at least 1"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_naming_the_key(tmp_path: Path, text: str, says: str) -> None:
@@ -322,7 +322,7 @@ def test_a_profile_of_the_environment_comes_before_the_files_and_before_anonymou
             'secret_access_key = "x"',
             "unknown key 'secret_access_key' in .s3.; it takes: endpoint_url, region",
         ),
-        ('anonymous = "yes"', "'anonymous' in .s3. is 'yes', not a bool"),
+        ('anonymous = "yes"', "'anonymous' in .s3. is 'yes', not true or false"),
         ('addressing = "host"', "addressing is 'host'; it is one of: auto, path, virtual"),
         ('checksums = "never"', "checksums is 'never'; it is one of: when_supported, when_required"),
         ('endpoint_url = "s3.example.com"', "an endpoint is the URL of a service"),

@@ -13,8 +13,12 @@ from benchkit.project.userdata import UserDataset
 from benchkit.stream.loader import ChunkLoader, get_dataset
 from benchkit.stream.options import LoaderOptions, Shard
 from benchkit.stream.reports import BatchReport
+from benchkit.stream.source import Selection, open_version
 
 BATCH_SIZE = 32
+"""The most samples of a batch, of which there are several in memory."""
+BATCH_BYTES = 64 << 20
+"""A batch of larger samples has fewer, but two, so that they show whether they can be put together."""
 
 Progress = tuple[int, int]
 
@@ -57,14 +61,16 @@ def try_dataset(
         NotFoundError: The dataset has not been packed.
     """
     started = time.monotonic()
-    loader = _make_loader(dataset, workers)
+    staged = open_version(Selection(name=dataset.name))
+    total, tar_bytes = staged.order.total, staged.manifest.tar_bytes
+    batch_size = min(max(BATCH_BYTES * total // tar_bytes, 2), BATCH_SIZE, total)
+    loader = _make_loader(dataset, batch_size, workers)
     opened = loader.opened
     if opened.selection.cloud or opened.selection.name != dataset.name:
         raise DatasetError(
             f"{dataset.chunk_class.__name__} reads {opened.version.label} of {opened.store.url}, not "
             f"{dataset.name!r} of staging: hand both on, with super().__init__(name, cloud)"
         )
-    total, tar_bytes = opened.order.total, opened.manifest.tar_bytes
     counts = np.zeros(total, dtype=np.int64)
 
     handed, rows = 0, 0
@@ -80,7 +86,7 @@ def try_dataset(
 
     loader.on_report = count
     batches = sum(1 for _ in loader)
-    padding = np.arange(batches * BATCH_SIZE - total) % total
+    padding = np.arange(batches * batch_size - total) % total
     np.subtract.at(counts, padding, 1)
     wrong = np.flatnonzero(counts != 1)
     if len(wrong):
@@ -99,14 +105,14 @@ def try_dataset(
     )
 
 
-def _make_loader(dataset: UserDataset, workers: int) -> ChunkLoader:
+def _make_loader(dataset: UserDataset, batch_size: int, workers: int) -> ChunkLoader:
     options = LoaderOptions(shard=Shard(index=0, count=1))
     try:
         return get_dataset(
             dataset.chunk_class,
             False,
             dataset.name,
-            BATCH_SIZE,
+            batch_size,
             workers,
             *dataset.args,
             loader=options,

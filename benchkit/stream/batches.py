@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Dataset, get_worker_info
 
-from benchkit.errors import BenchKitError, CorruptError, SampleError, UsageError
+from benchkit.errors import BenchKitError, SampleError, UsageError
 from benchkit.stream.chunks import IterableChunk, source_of
 from benchkit.stream.course import BatchPlan
 from benchkit.stream.handover import pack
@@ -72,39 +73,73 @@ class BatchSource(Dataset[Any]):
         seed = mix_seed(source.selection.seed, plan.epoch, plan.start, int(plan.positions[0]))
         with self._randomness.seeded(seed):
             positions = plan.positions
-            while len(positions):
+            while len(positions) and not report.failure:
                 source.assign(plan.epoch, positions, early=plan.early)
-                try:
-                    rows.extend(self._chunk._data_iterator())  # noqa: SLF001
-                    positions = positions[:0]
-                except Exception as error:  # noqa: BLE001 - what the user's code raises is told with its sample
-                    self._take_error(error, report)
-                    positions = source.rest()
-                report.handed = np.concatenate([report.handed, source.handed])
-                report.sliced = reader.rows_read - sliced_before
-                if report.failure:
-                    return Rows([], report)
+                positions = self._iterate(rows, report)
+        report.sliced = reader.rows_read - sliced_before
+        if report.failure:
+            return Rows([], report)
         reader.trim()
         report.rows = len(rows)
         if rows and len(rows) != report.asked:
             rows = [rows[number % len(rows)] for number in range(report.asked)]
         return Rows(rows, report)
 
-    def _take_error(self, error: Exception, report: BatchReport) -> None:
-        """Count the sample as left out, or make the error the batch's failure."""
-        source = source_of(self._chunk)
-        about_sample = len(source.handed) > 0 and not isinstance(error, CorruptError)
-        if isinstance(error, BenchKitError) and not (about_sample and isinstance(error, SampleError)):
-            report.failure = (error, traceback.format_exc())
-        elif not about_sample:
-            message = f"{type(self._chunk).__name__}._data_iterator failed: {type(error).__name__}: {error}"
-            report.failure = (SampleError(message), traceback.format_exc())
-        else:
-            message = f"{source.describe_last()}: {type(error).__name__}: {error}"
-            report.errors.append(message)
-            if self._on_error == "raise":
-                text = f"{type(self._chunk).__name__}._data_iterator failed at {message}"
-                report.failure = (SampleError(text), traceback.format_exc())
+    def _iterate(self, rows: list[Any], report: BatchReport) -> npt.NDArray[np.int64]:
+        """Add the rows of the samples assigned; return the positions left behind one that was left out."""
+        source, kept = source_of(self._chunk), len(rows)
+        try:
+            rows.extend(self._chunk._data_iterator())  # noqa: SLF001
+        except Exception as error:  # noqa: BLE001 - what the user's code raises is told with its sample
+            handed, rest = source.handed, source.rest()
+            if not len(handed) or not _is_of_sample(error):
+                _fail(report, error, f"{type(self._chunk).__name__}._data_iterator failed")
+            elif len(handed) <= len(rows) - kept + 1:
+                report.handed = np.concatenate([report.handed, handed])
+                self._leave_out(error, report)
+            else:  # which it is cannot be told of an iterator that reads ahead, or yields less than it reads
+                del rows[kept:]
+                self._iterate_singly(error, rows, report)
+            return rest
+        report.handed = np.concatenate([report.handed, source.handed])
+        return source.handed[:0]
+
+    def _iterate_singly(self, error: Exception, rows: list[Any], report: BatchReport) -> None:
+        """Add the rows of the samples handed out, each by itself, to find which of them the error is of."""
+        source, known = source_of(self._chunk), len(report.errors)
+        epoch, handed = source.epoch, source.handed
+        for place in range(len(handed)):
+            source.assign(epoch, handed[place : place + 1])
+            self._iterate(rows, report)
+            if report.failure:
+                return
+        if len(report.errors) == known:
+            _fail(report, error, f"{type(self._chunk).__name__}._data_iterator failed, of no sample alone")
+
+    def _leave_out(self, error: Exception, report: BatchReport) -> None:
+        """Count the sample that was handed out last as left out, or make its error the batch's failure."""
+        message = f"{source_of(self._chunk).describe_last()}: {type(error).__name__}: {error}"
+        report.errors.append(message)
+        if self._on_error == "raise":
+            text = f"{type(self._chunk).__name__}._data_iterator failed at {message}"
+            report.failure = (SampleError(text), _format(error))
+
+
+def _is_of_sample(error: Exception) -> bool:
+    """Return whether an error can be that of a sample's contents."""
+    return isinstance(error, SampleError) or not isinstance(error, BenchKitError)
+
+
+def _fail(report: BatchReport, error: Exception, what: str) -> None:
+    """Make an error the batch's failure that is no sample's."""
+    if not isinstance(error, BenchKitError):
+        report.failure = (SampleError(f"{what}: {type(error).__name__}: {error}"), _format(error))
+    else:
+        report.failure = (error, _format(error))
+
+
+def _format(error: Exception) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from benchkit.stream.batches import BatchSource, Collate, LoadedBatch
 from benchkit.stream.chunks import IterableChunk, source_of
 from benchkit.stream.course import Course, CourseSampler
 from benchkit.stream.lookahead import Lookahead
-from benchkit.stream.options import LoaderOptions, Shard, resolve_shard
+from benchkit.stream.options import LoaderOptions, Shard, check_count, resolve_shard
 from benchkit.stream.patience import await_fetches
 from benchkit.stream.reports import BatchReport, PassReport
 from benchkit.stream.room import machine_lanes
@@ -54,10 +54,8 @@ class ChunkLoader(DataLoader[Any]):
     def __init__(
         self, chunk: IterableChunk, *, batch_size: int, num_workers: int, options: LoaderOptions
     ) -> None:
-        if batch_size < 1:
-            raise UsageError(f"batch_size {batch_size} is less than 1")
-        if num_workers < 0:
-            raise UsageError(f"num_workers {num_workers} is less than 0")
+        check_count("batch_size", batch_size, least=1)
+        check_count("num_workers", num_workers, least=0)
         self.options = options
         self.end_of_dataloader = False
         self.remainder = -1
@@ -123,15 +121,13 @@ class ChunkLoader(DataLoader[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass that epoch, from its start, unless a loaded state stands in the midst of it."""
-        if epoch < 0:
-            raise UsageError(f"epoch {epoch} is less than 0")
+        check_count("epoch", epoch, least=0)
         if not (self._at_start and self._epoch == epoch):
             self._set(epoch, 0)
 
     def skip_batches(self, batches: int) -> ChunkLoader:
         """Make the next pass begin so many batches later, reading nothing of them, and return the loader."""
-        if batches < 0:
-            raise UsageError(f"{batches} batches cannot be skipped")
+        check_count("batches", batches, least=0)
         epoch, position = self._next_start()
         course = self._course(epoch, position)
         self._set(epoch, course.position(batches))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import torch.distributed as dist
@@ -30,8 +31,8 @@ class Shard:
     count: int
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise UsageError(f"shard count {self.count} is less than 1")
+        check_count("shard count", self.count, least=1)
+        check_count("shard index", self.index, least=0)
         if not 0 <= self.index < self.count:
             raise UsageError(f"shard index {self.index} is outside 0..{self.count - 1}")
 
@@ -68,12 +69,27 @@ class LoaderOptions:
             raise UsageError(f"tail is {self.tail!r}, not 'pad' or 'drop'")
         if self.on_error not in ("raise", "skip"):
             raise UsageError(f"on_error is {self.on_error!r}, not 'raise' or 'skip'")
-        if self.prefetch_factor < 1:
-            raise UsageError(f"prefetch_factor {self.prefetch_factor} is less than 1")
-        if self.timeout_seconds <= 0:
-            raise UsageError(f"timeout_seconds {self.timeout_seconds} is not more than 0")
-        if self.max_errors < 0:
-            raise UsageError(f"max_errors {self.max_errors} is less than 0")
+        check_count("prefetch_factor", self.prefetch_factor, least=1)
+        check_count("max_errors", self.max_errors, least=0)
+        if not isinstance(self.timeout_seconds, int | float) or not self.timeout_seconds > 0:
+            raise UsageError(f"timeout_seconds {self.timeout_seconds!r} is not a number of more than 0")
+
+
+def check_count(name: str, value: Any, *, least: int) -> None:
+    """Refuse what is no whole number, or less than it may be.
+
+    Args:
+        name: What people call it.
+        value: What they gave.
+        least: The least it may be.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if not isinstance(value, Integral):
+        raise UsageError(f"{name} is {value!r}, not a whole number")
+    if value < least:
+        raise UsageError(f"{name} {value} is less than {least}")
 
 
 def resolve_shard(given: Shard | None, resolved: Shard | None) -> Shard:

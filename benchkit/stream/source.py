@@ -21,6 +21,7 @@ from benchkit.store.base import Store
 from benchkit.store.layered import open_staging
 from benchkit.store.urls import open_remote
 from benchkit.stream.cache import TIMEOUT_SECONDS, ChunkCache
+from benchkit.stream.options import check_count
 from benchkit.stream.order import Order
 from benchkit.stream.patience import call_patiently
 from benchkit.stream.reader import ChunkReader, check_rows
@@ -37,19 +38,20 @@ class Selection:
     """Which samples in which order: the arguments of `IterableChunk`."""
 
     name: str
-    cloud: bool
-    version: int | None
-    shuffle: bool
-    seed: int
-    open_chunks: int | None
+    cloud: bool = False
+    version: int | None = None
+    shuffle: bool = False
+    seed: int = 0
+    open_chunks: int | None = None
 
     def __post_init__(self) -> None:
         check_dataset_name(self.name)
-        if self.version is not None and self.version < 1:
-            raise UsageError(f"version {self.version} of {self.name!r} is less than 1")
-        if self.open_chunks is not None and self.open_chunks < 1:
-            raise UsageError(f"open_chunks {self.open_chunks} is less than 1")
-        if not 0 <= self.seed < 1 << 63:
+        if self.version is not None:
+            check_count("version", self.version, least=1)
+        if self.open_chunks is not None:
+            check_count("open_chunks", self.open_chunks, least=1)
+        check_count("seed", self.seed, least=0)
+        if self.seed >= 1 << 63:
             raise UsageError(f"seed {self.seed} is outside 0..2^63 - 1")
 
     @property
@@ -138,13 +140,14 @@ class Source:
 
     Attributes:
         timeout_seconds: The longest wait for the version to be looked up.
+        epoch: Which epoch's samples are assigned.
     """
 
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
         self.timeout_seconds = TIMEOUT_SECONDS
         self._opened: OpenedVersion | None = None
-        self._epoch = 0
+        self.epoch = 0
         self._positions: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._early = False
         self._read = 0
@@ -163,7 +166,7 @@ class Source:
 
     def assign(self, epoch: int, positions: npt.NDArray[np.int64], *, early: bool = False) -> None:
         """Say which positions of which epoch the next `samples()` yields, and whether it may read early."""
-        self._epoch, self._positions, self._early = epoch, positions, early
+        self.epoch, self._positions, self._early = epoch, positions, early
         self._read, self._waiting = 0, iter(())
 
     @property
@@ -180,7 +183,7 @@ class Source:
         opened = self.open()
         for start in range(0, len(self._positions), _LOCATED_AT_ONCE):
             part = self._positions[start : start + _LOCATED_AT_ONCE]
-            chunks, rows = opened.order.locate(self._epoch, part)
+            chunks, rows = opened.order.locate(self.epoch, part)
             for samples in opened.reader.read(chunks, rows, early=self._early):
                 self._read += len(samples)
                 self._waiting = iter(samples)
@@ -193,5 +196,5 @@ class Source:
     def describe_last(self) -> str:
         """Return the sample that was handed out last, as people look for it."""
         opened = self.open()
-        [chunk], [row] = opened.order.locate(self._epoch, self.handed[-1:])
+        [chunk], [row] = opened.order.locate(self.epoch, self.handed[-1:])
         return opened.reader.describe(chunk, row)

@@ -53,6 +53,8 @@ def read_state(values: Mapping[str, Any]) -> LoaderState:
     Raises:
         StateError: A newer format or order, or values that are no state.
     """
+    if not isinstance(values, Mapping):
+        raise StateError(f"the state is {values!r:.60}, not a dictionary as state_dict() returns it")
     if values.get("format") != STATE_FORMAT:
         raise StateError(f"the state has format {values.get('format')!r}, this benchkit reads {STATE_FORMAT}")
     if values.get("order") != ORDER_VERSION:

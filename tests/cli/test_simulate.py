@@ -120,7 +120,7 @@ def test_more_ranks_than_samples_and_more_open_chunks_than_samples_give_right_nu
         (["train", "--ranks", "0"], UsageError, "ranks 0 is outside 1"),
         (["train", "--batch-size", "0"], UsageError, "batch_size 0 is outside 1"),
         (["train", "--open-chunks", "0"], UsageError, "open_chunks 0 is less than 1"),
-        (["train", "--seed", "-1"], UsageError, "seed -1 is outside 0"),
+        (["train", "--seed", "-1"], UsageError, "seed -1 is less than 0"),
         (["train", "--epoch", "9" * 30], UsageError, "is outside 0"),
         (["train", "--bandwidth", "nan"], UsageError, "bandwidth of nan"),
     ],

@@ -79,6 +79,32 @@ def test_progress_ends_at_the_totals(words: Words) -> None:
     assert told[-1][1] == (report.tar_bytes, report.tar_bytes)
 
 
+def test_batches_of_large_samples_have_fewer_but_two(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchkit.project.trial.BATCH_BYTES", 20_000)
+    report = trial(words, Plain)
+    assert (report.samples, report.rows) == (70, 70)
+    assert report.batches == 8  # of 9 samples, about 2 KB each
+    monkeypatch.setattr("benchkit.project.trial.BATCH_BYTES", 1)
+    assert trial(words, Plain).batches == 35
+
+
+class CountsReads(IterableChunk):
+    reads = 0
+
+    def _data_iterator(self):
+        for label, files in super()._data_iterator():
+            CountsReads.reads += 1
+            yield label, int(files[0].read())
+
+
+def test_a_dataset_smaller_than_a_batch_is_read_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Words, "__len__", lambda self: 3)
+    words = Words(project / "data")
+    pack(words, "words", staging=LocalStore(project / "ProjectDatasets"), project=project, workers=1)
+    report = trial(words, CountsReads)
+    assert (report.samples, report.batches, CountsReads.reads) == (3, 1, 3)
+
+
 class Twice(IterableChunk):
     def _data_iterator(self):
         for label, _ in super()._data_iterator():

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -586,6 +587,50 @@ def test_failing_samples_can_be_skipped_counted_and_limited(workers):
         list(make(7, workers, Failing, loader=LoaderOptions(on_error="skip", max_errors=2)))
 
 
+class FailingAhead(Numbers):
+    """Reads all samples of a batch before it makes the first row."""
+
+    def _data_iterator(self):
+        for label, data in list(super()._data_iterator()):
+            if label % 40 == 7:
+                raise ValueError("cannot decode")
+            yield label, data
+
+
+@pytest.mark.filterwarnings("ignore:_data_iterator made")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_of_an_iterator_that_reads_ahead_the_samples_that_fail_are_left_out_and_no_others(workers):
+    failing = [label for label in range(SAMPLES) if label % 40 == 7]
+    loader = make(16, workers, FailingAhead, loader=LoaderOptions(on_error="skip"))
+    labels = set(labels_of(list(loader)))
+    assert labels == set(range(SAMPLES)) - set(failing)
+    assert loader.report.samples == len(loader) * 16
+    named = {error.split("(")[0] for error in loader.report.errors}
+    alone = make(16, 0, Failing, loader=LoaderOptions(on_error="skip"))
+    list(alone)
+    assert len(named) == len(failing)
+    assert named == {error.split("(")[0] for error in alone.report.errors}
+    with pytest.raises(SampleError) as ahead:
+        list(make(workers=workers, chunk=FailingAhead))
+    with pytest.raises(SampleError) as one_by_one:
+        list(make(workers=workers, chunk=Failing))
+    first, second = (str(error.value).split(" at ")[1] for error in (ahead, one_by_one))
+    assert first.split("(")[0] == second.split("(")[0]
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_an_error_that_no_sample_alone_gives_ends_the_pass(on_error):
+    class Together(Numbers):
+        def _data_iterator(self):
+            samples = list(super()._data_iterator())
+            if len(samples) > 1:
+                raise ValueError("too many at a time")
+            yield from samples
+
+    with pytest.raises(SampleError, match="failed, of no sample alone: ValueError: too many at a time"):
+        list(make(chunk=Together, loader=LoaderOptions(on_error=on_error)))
+
+
 def test_rows_that_do_not_collate_are_a_sample_error():
     class Ragged(Numbers):
         def _data_iterator(self):
@@ -633,6 +678,14 @@ def test_wrong_arguments_are_refused_by_value():
     for call, named in [
         (lambda: make(batch=0), "batch_size 0"),
         (lambda: make(workers=-1), "num_workers -1"),
+        (lambda: make(batch="16"), "batch_size is '16', not a whole number"),
+        (lambda: make(workers=2.5), "num_workers is 2.5, not a whole number"),
+        (lambda: make().set_epoch("1"), "epoch is '1'"),
+        (lambda: make().skip_batches(-1), "batches -1 is less than 0"),
+        (lambda: Shard(index="0", count=4), "shard index is '0'"),
+        (lambda: LoaderOptions(timeout_seconds=math.nan), "timeout_seconds nan"),
+        (lambda: LoaderOptions(timeout_seconds="5"), "timeout_seconds '5'"),
+        (lambda: Numbers("x", True, version="1"), "version is '1'"),
         (lambda: Shard(index=4, count=4), r"shard index 4 is outside 0\.\.3"),
         (lambda: LoaderOptions(tail="wrap"), "tail is 'wrap'"),
         (lambda: LoaderOptions(on_error="ignore"), "on_error is 'ignore'"),

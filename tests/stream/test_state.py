@@ -34,6 +34,11 @@ def test_other_values_are_refused_by_name(change, message):
         read_state(STATE.to_dict() | change)
 
 
+def test_what_is_no_dict_is_refused():
+    with pytest.raises(StateError, match="the state is None, not a dictionary"):
+        read_state(None)
+
+
 def test_a_dict_of_something_else_is_refused():
     with pytest.raises(StateError, match="format None"):
         read_state({"model": 1})
