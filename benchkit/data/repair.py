@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchkit.data.verify import VerifyReport
-from benchkit.errors import ObjectNotFoundError
-from benchkit.format.digests import new_hasher
 from benchkit.format.layout import chunk_name
 from benchkit.store.base import Store
-from benchkit.store.transfer import TransferItem, copy_objects
+from benchkit.store.transfer import TransferItem, copy_objects, is_whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +41,7 @@ def plan_repair(store: Store, report: VerifyReport, *, staging: Store | None) ->
     for chunk in report.damaged:
         name = chunk_name(report.version.dataset, chunk.stored, chunk.codec)
         item = TransferItem(name=name, size=chunk.stored_bytes, digest=chunk.stored)
-        if staging and _is_whole(staging, item):
+        if staging and is_whole(staging, item):
             send.append(item)
         elif store.stat(name):
             remove.append(name)
@@ -63,13 +61,3 @@ def repair(store: Store, plan: Repair, *, staging: Store | None) -> None:
         copy_objects(staging, store, plan.send)
     for name in plan.remove:
         store.delete(name)
-
-
-def _is_whole(store: Store, item: TransferItem) -> bool:
-    hasher = new_hasher()
-    try:
-        for block in store.stream(item.name):
-            hasher.update(block)
-    except ObjectNotFoundError:
-        return False
-    return hasher.hexdigest() == item.digest

@@ -23,10 +23,9 @@ from benchkit.data.catalogue import (
 from benchkit.data.intents import REFRESH_SECONDS, encode_intent, new_intent_name
 from benchkit.errors import CorruptError, ObjectNotFoundError, StoreError
 from benchkit.format import layout
-from benchkit.format.digests import new_hasher
 from benchkit.format.manifest import Manifest
 from benchkit.store.base import Store
-from benchkit.store.transfer import TransferItem, copy_objects
+from benchkit.store.transfer import TransferItem, copy_objects, is_whole
 
 _ROUNDS = 3
 """How often chunks are sent that somebody removed meanwhile."""
@@ -195,19 +194,10 @@ class _Sending:
         Returns:
             How many staging lacks now.
         """
-        count = 0
-        for item in items:
-            hasher = new_hasher()
-            try:
-                for block in self._staging.stream(item.name):
-                    hasher.update(block)
-            except ObjectNotFoundError:
-                count += 1
-                continue
-            if hasher.hexdigest() != item.digest:
-                self._staging.delete(item.name)
-                count += 1
-        return count
+        lacking = [item for item in items if not is_whole(self._staging, item)]
+        for item in lacking:
+            self._staging.delete(item.name)
+        return len(lacking)
 
 
 class _Intent:

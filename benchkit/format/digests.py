@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import BinaryIO, Protocol
 
 import blake3
 import xxhash
 
+_BLOCK_BYTES = 1 << 20
 DIGEST_CHARACTERS = 64
 NAME_CHARACTERS = 32
 
@@ -30,6 +32,19 @@ def new_hasher() -> Hasher:
 def digest_bytes(data: bytes | bytearray | memoryview) -> str:
     """Return the BLAKE3 digest of the bytes as 64 lower-case hexadecimal digits."""
     return blake3.blake3(data).hexdigest()
+
+
+def digest_blocks(blocks: Iterable[bytes]) -> str:
+    """Return the digest, as `digest_bytes` does, of bytes that come in blocks."""
+    hasher = new_hasher()
+    for block in blocks:
+        hasher.update(block)
+    return hasher.hexdigest()
+
+
+def digest_file(file: BinaryIO) -> str:
+    """Return the digest, as `digest_bytes` does, of what an open file still has to read."""
+    return digest_blocks(iter(partial(file.read, _BLOCK_BYTES), b""))
 
 
 def digest_key(key: bytes) -> bytes:

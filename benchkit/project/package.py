@@ -15,11 +15,10 @@ from typing import BinaryIO
 
 from benchkit.errors import NotFoundError, StoreError, UsageError
 from benchkit.format.archive import Archive, ArchiveFile, open_archive, write_archive
-from benchkit.format.digests import new_hasher
+from benchkit.format.digests import digest_file
 from benchkit.project.ignore import IGNORE_FILE
 from benchkit.project.source_files import SourceFiles, find_source_files, ignored_by_settings
 from benchkit.settings import SETTINGS_NAME, load_settings
-from benchkit.store.base import BLOCK_BYTES
 from benchkit.store.folders import scratch_folder
 
 DEFAULT_PACKAGE = "trainer.zip"
@@ -106,7 +105,7 @@ def open_package(path: Path) -> Iterator[OpenPackage]:
     """
     try:
         with open(path, "rb") as file:
-            digest = _digest(file)
+            digest = digest_file(file)
             with open_archive(file, name=str(path)) as archive:
                 layout = check_layout([entry.path for entry in archive.files], what=str(path))
                 yield OpenPackage(archive, layout, digest)
@@ -149,10 +148,3 @@ def _appearing(path: Path) -> Iterator[BinaryIO]:
         with open(scratch / path.name, "x+b") as file:
             yield file
         os.replace(scratch / path.name, path)
-
-
-def _digest(file: BinaryIO) -> str:
-    hasher = new_hasher()
-    while block := file.read(BLOCK_BYTES):
-        hasher.update(block)
-    return hasher.hexdigest()

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from benchkit.errors import StoreError, UsageError
 from benchkit.format.archive import Archive, ArchiveFile
-from benchkit.format.digests import new_hasher
-from benchkit.store.base import BLOCK_BYTES
+from benchkit.format.digests import digest_file
 from benchkit.store.folders import fresh_folder, scratch_folder
 
 SCRATCH_FOLDER = ".benchkit"
@@ -127,11 +126,8 @@ def _write(archive: Archive, files: Sequence[ArchiveFile], folder: Path) -> None
 
 
 def _digest(path: Path) -> str:
-    hasher = new_hasher()
     with open(path, "rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            hasher.update(block)
-    return hasher.hexdigest()
+        return digest_file(file)
 
 
 def _is_empty(folder: Path) -> bool:

@@ -28,10 +28,10 @@ from benchkit.errors import (
     StoreError,
     UsageError,
 )
-from benchkit.format.digests import new_hasher
+from benchkit.format.digests import digest_file, new_hasher
 from benchkit.format.layout import is_object_name, parse_numbered_name
 from benchkit.format.record import BundleFile, Record, decode_record, encode_record, is_folder_name
-from benchkit.store.base import BLOCK_BYTES, ObjectInfo, Store
+from benchkit.store.base import ObjectInfo, Store
 from benchkit.store.clock import read_clock
 from benchkit.store.folders import fresh_folder
 from benchkit.store.numbered import (
@@ -329,9 +329,7 @@ def _list_paths(folder: Path) -> list[str]:
 def _send_file(store: Store, folder: Path, prefix: str, path: str) -> BundleFile:
     source = folder / path
     with source.open("rb") as file:
-        before, hasher = os.fstat(file.fileno()), new_hasher()
-        while block := file.read(BLOCK_BYTES):
-            hasher.update(block)
+        before, digest = os.fstat(file.fileno()), digest_file(file)
         store.write(prefix + path, source)
         after = source.stat()
     if (after.st_ino, after.st_size, after.st_mtime_ns) != (
@@ -340,4 +338,4 @@ def _send_file(store: Store, folder: Path, prefix: str, path: str) -> BundleFile
         before.st_mtime_ns,
     ):
         raise StoreError(f"{source} changed while it was sent: send it again")
-    return BundleFile(path=path, size=before.st_size, digest=hasher.hexdigest())
+    return BundleFile(path=path, size=before.st_size, digest=digest)

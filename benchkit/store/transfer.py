@@ -9,8 +9,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchkit.errors import CorruptError, StoreError
-from benchkit.format.digests import new_hasher
+from benchkit.errors import CorruptError, ObjectNotFoundError, StoreError
+from benchkit.format.digests import digest_blocks, new_hasher
 from benchkit.store.base import Store
 
 Progress = Callable[[int], None]
@@ -84,6 +84,14 @@ def copy_objects(
             stop.set()
             raise
     return TransferReport(sent=sent, bytes_sent=bytes_sent)
+
+
+def is_whole(store: Store, item: TransferItem) -> bool:
+    """Return whether a store has an object with the digest it should have."""
+    try:
+        return digest_blocks(store.stream(item.name)) == item.digest
+    except ObjectNotFoundError:
+        return False
 
 
 def _copy_object(source: Store, target: Store, item: TransferItem, stop: threading.Event) -> None:

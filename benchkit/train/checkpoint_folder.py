@@ -22,8 +22,7 @@ from pathlib import Path
 
 from benchkit.errors import CorruptError, FormatError, StoreError
 from benchkit.format import canonical
-from benchkit.format.digests import new_hasher
-from benchkit.store.base import BLOCK_BYTES
+from benchkit.format.digests import digest_file
 from benchkit.store.local import LocalStore
 from benchkit.store.locks import LockedFile, open_locked
 from benchkit.train.checkpoint_record import Checkpoint, read_details
@@ -191,12 +190,9 @@ def _digest_files(folder: Path) -> Files:
     files: Files = {}
     try:
         for name in _list_paths(folder):
-            hasher, size = new_hasher(), 0
-            with (folder / name).open("rb", buffering=0) as file:
-                while block := file.read(BLOCK_BYTES):
-                    hasher.update(block)
-                    size += len(block)
-            files[name] = size, hasher.hexdigest()
+            with (folder / name).open("rb") as file:
+                digest = digest_file(file)
+                files[name] = file.tell(), digest
     except OSError as error:
         raise StoreError(f"{folder} cannot be read: {error}") from error
     return files

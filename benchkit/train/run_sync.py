@@ -18,9 +18,9 @@ from pathlib import Path
 
 from benchkit.data.catalogue import open_catalogue
 from benchkit.errors import BenchKitError, FormatError, ObjectNotFoundError, StoreError, UsageError
-from benchkit.format.digests import digest_bytes, new_hasher
+from benchkit.format.digests import digest_bytes, digest_file
 from benchkit.format.layout import EXPERIMENTS, is_object_name
-from benchkit.store.base import BLOCK_BYTES, Store
+from benchkit.store.base import Store
 from benchkit.train.run_folder import RUN_FILE, is_metrics_name, metrics_files, read_lines
 from benchkit.train.run_record import (
     CHECKPOINTS,
@@ -139,7 +139,7 @@ class RunSender:
                     looks[path] = look = _look(file)
                     if self._settled.get(path) == look or not (final or self._looks.get(path) == look):
                         continue
-                    entry = RunFile(path=path, size=look.size, digest=_digest_file(file))
+                    entry = RunFile(path=path, size=look.size, digest=_digest(file))
                     if self._files.get(path) == entry:
                         self._settled[path] = look
                     else:
@@ -298,9 +298,6 @@ def _write_file(store: Store, name: str, file: Path, look: _Look) -> bool:
         return False
 
 
-def _digest_file(file: Path) -> str:
-    hasher = new_hasher()
-    with open(file, "rb", buffering=0) as source:
-        while block := source.read(BLOCK_BYTES):
-            hasher.update(block)
-    return hasher.hexdigest()
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return digest_file(file)

@@ -16,7 +16,7 @@ import pytest
 from support.scratch import NOTES, ROOT, Scratch, assert_refused, table_rows
 
 from benchkit.data.catalogue import find_version, read_manifest
-from benchkit.errors import StoreError
+from benchkit.errors import CacheError, StoreError
 from benchkit.project.scaffold import TEMPLATE_FILES
 from benchkit.settings import SETTINGS_NAME
 from benchkit.store.local import LocalStore
@@ -169,6 +169,15 @@ def test_a_remote_that_cannot_be_asked_ends_what_would_upload_before_it_packs(mi
     assert done.stderr.endswith("): packing on top of staging's newest version\n")
     assert done.stderr.count("\n") == 1
     assert table_rows(done.stdout)[1][:6] == ["train@2", "new", "41", "+1", "4", "3"]
+
+
+def test_a_cache_that_cannot_be_used_ends_what_would_be_tried_before_it_packs(scratch: Scratch) -> None:
+    scratch.cache.mkdir()
+    scratch.cache.chmod(0o755)
+    for options in ((), ("--zip", "--tdl")):
+        assert_refused(scratch.manage("migrate-data", *options), CacheError, "is open to other users")
+        assert not scratch.objects("ProjectDatasets")
+    assert scratch.manage("migrate-data", "--zip").returncode == 0
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:

@@ -77,6 +77,8 @@ def migrate_data(
     settings = load_settings(project)
     datasets = load_datasets(project, name)
     every = not (zip_ or tdl or up)
+    if tdl or every:
+        _check_cache(settings)
     if zip_ or every:
         _pack(
             settings,
@@ -91,6 +93,14 @@ def migrate_data(
         _try(datasets)
     if up or every:
         _upload(settings, datasets)
+
+
+def _check_cache(settings: Settings) -> None:
+    """Make sure that the trial can use the cache's folder: better now than after an hour of packing."""
+    from benchkit.stream.cache import ChunkCache
+
+    cache = ChunkCache(folder=settings.cache_dir, limit_bytes=settings.cache_limit_bytes)
+    cache.check_limit(lanes=0, largest_tar_bytes=0)
 
 
 def _open_base(settings: Settings, datasets: list[UserDataset], *, uploads: bool) -> Store | None:
