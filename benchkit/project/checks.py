@@ -31,31 +31,27 @@ class Check:
     exit_code: int = 0
 
 
-def attempt(
-    name: str, look: Callable[[], Check], *, marks: tuple[str, ...] = (": ",), state: State = "fail"
-) -> Check:
+def attempt(name: str, look: Callable[[], Check], *, state: State = "fail") -> Check:
     """Return what a look finds, or its failure; see `failed`."""
     try:
         return look()
     except BenchKitError as error:
-        return failed(name, error, marks=marks, state=state)
+        return failed(name, error, state=state)
 
 
-def failed(
-    name: str, error: BenchKitError, *, marks: tuple[str, ...] = (": ",), state: State = "fail"
-) -> Check:
+def failed(name: str, error: BenchKitError, *, state: State = "fail") -> Check:
     """Return an error as a check.
 
     Args:
         name: The check's name.
-        error: Its message says what to do, behind the last of the marks in it.
-        marks: What parts the problem from the remedy.
+        error: Its message says what to do, behind its last semicolon, or else its last colon.
         state: How bad it is.
     """
     detail, remedy = str(error), _advice(error)
-    cut, mark = max((detail.rfind(mark), mark) for mark in marks)
-    if not remedy and cut > 0:
-        detail, remedy = detail[:cut], detail[cut + len(mark) :].partition(" (tried ")[0]
+    mark = "; " if "; " in detail else ": "
+    if not remedy and mark in detail:
+        detail, _, remedy = detail.rpartition(mark)
+        remedy = remedy.partition(" (tried ")[0]
     if "bench-kit doctor" in remedy:  # which is what tells this
         remedy = "look into the service's log, or ask whoever runs it"
     code = error.exit_code if state == "fail" else 0

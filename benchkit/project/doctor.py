@@ -57,7 +57,7 @@ def examine(*, offline: bool = False) -> list[Check]:
         settings = load_settings()
         store = open_remote(_impatient(settings))
     except BenchKitError as error:
-        return [failed("project", error, marks=("; ",)), *check_machine([])]
+        return [failed("project", error), *check_machine([])]
     project = Check(name="project", state="ok", detail=f"{settings.project_id} in {settings.project}")
     remote = [] if offline else check_remote(store, settings.s3)
     needs: list[Need] = []

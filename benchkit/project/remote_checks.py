@@ -68,7 +68,7 @@ def _reach(store: Store, s3: S3Settings) -> list[Check]:
     """Return what a first request tells; the last check is `list` where the store has answered it."""
     signed, place, credentials = isinstance(store, S3Store), store.url, []
     if signed:
-        credentials = [attempt("credentials", lambda: _find_credentials(s3), marks=("; ", ": "))]
+        credentials = [attempt("credentials", lambda: _find_credentials(s3))]
         if credentials[0].state == "fail":
             return credentials
         place += f" at {s3.endpoint_url}" if s3.endpoint_url else ""

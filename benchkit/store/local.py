@@ -90,7 +90,7 @@ class LocalStore:
         """Yield the objects in order of name, folder by folder."""
         with self._translated(prefix):
             if self.root.exists() and not self.root.is_dir():
-                raise StoreError(f"{self.url} is a file, not a folder: no store can be there")
+                raise StoreError(f"{self.url} is a file, not a folder: name a folder as the store")
             yield from self._walk("", prefix)
 
     def delete(self, name: str) -> None:

@@ -20,7 +20,7 @@ from benchkit.errors import BenchKitError, CacheError, StallError, UsageError
 from benchkit.format.manifest import ChunkEntry
 from benchkit.store.base import Store
 from benchkit.store.locks import LockedFile, open_locked
-from benchkit.stream.cache_folder import CacheFolder, allocate, unlink_same
+from benchkit.stream.cache_folder import OTHER_FOLDER, CacheFolder, allocate, unlink_same
 from benchkit.stream.eviction import smallest_limit
 from benchkit.stream.fetch import fetch_tar
 from benchkit.stream.open_chunk import OpenChunk
@@ -251,7 +251,7 @@ class ChunkCache:
         except BenchKitError:
             raise
         except OSError as error:
-            raise CacheError(f"the cache {self.folder} cannot be used: {error}") from error
+            raise CacheError(f"the cache {self.folder} cannot be used ({error}): {OTHER_FOLDER}") from error
 
 
 def _open_cached(folder: CacheFolder, wanted: _Wanted) -> OpenChunk | None:

@@ -28,7 +28,7 @@ from benchkit.stream.eviction import CacheEntry, choose_evictions
 from benchkit.stream.patience import Patience
 
 _FILE_NAME = re.compile(r"[0-9a-f]{64}\.(tar|part)")
-_OTHER_FOLDER = "choose another folder with BENCHKIT_CACHE_DIR"
+OTHER_FOLDER = "choose another folder with BENCHKIT_CACHE_DIR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,14 +219,14 @@ def _check_private(path: Path) -> None:
     if stat.S_ISLNK(status.st_mode) and status.st_uid in {0, os.geteuid()}:
         status = path.stat()
     if not stat.S_ISDIR(status.st_mode):
-        raise CacheError(f"the cache {path} is no folder: {_OTHER_FOLDER}")
+        raise CacheError(f"the cache {path} is no folder: {OTHER_FOLDER}")
     if status.st_uid != os.geteuid():
-        raise CacheError(f"the cache {path} belongs to another user (uid {status.st_uid}): {_OTHER_FOLDER}")
+        raise CacheError(f"the cache {path} belongs to another user (uid {status.st_uid}): {OTHER_FOLDER}")
     if status.st_mode & 0o077:
         mode = stat.S_IMODE(status.st_mode)
         raise CacheError(
             f'the cache {path} is open to other users (mode {mode:04o}): run "chmod 700 {path}", '
-            f"or {_OTHER_FOLDER}"
+            f"or {OTHER_FOLDER}"
         )
 
 

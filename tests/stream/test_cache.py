@@ -213,7 +213,7 @@ def test_an_error_of_the_disk_is_told_with_the_folder(shop):
     item, cache = shop.add(TAR), shop.cache()
     shop.cache_folder.mkdir(mode=0o700)
     (shop.cache_folder / "cache.lock").mkdir()
-    with pytest.raises(CacheError, match=f"the cache {shop.cache_folder} cannot be used: .*directory"):
+    with pytest.raises(CacheError, match=f"the cache {shop.cache_folder} cannot be used .*: choose another"):
         shop.open(cache, item)
 
 

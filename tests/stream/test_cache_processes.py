@@ -345,7 +345,7 @@ def test_a_file_size_limit_is_a_clear_error_that_leaves_nothing(shop, fork):
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE // 2, SIZE // 2))
         with pytest.raises(
-            CacheError, match=f"the cache {shop.cache_folder} cannot be used: .*File too large"
+            CacheError, match=f"the cache {shop.cache_folder} cannot be used .*File too large"
         ):
             shop.open(cache, item)
         return shop.files()
