@@ -11,7 +11,9 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -19,7 +21,11 @@ import typer
 
 from benchkit import __version__
 from benchkit.cli import render
-from benchkit.errors import BenchKitError
+from benchkit.errors import BenchKitError, UsageError
+
+_PROGRAMS = {"benchkit.cli.main": "bench-kit", "benchkit.cli.manage": "python manage.py"}
+_PACKAGE = str(Path(__file__).parents[1])
+_format_as_python = warnings.formatwarning
 
 # Further arguments of these commands belong to the user's script.
 FORWARDING_COMMANDS = frozenset({"train"})
@@ -65,10 +71,12 @@ def run(app: typer.Typer, arguments: Sequence[str], *, program: str, folder: Pat
         folder: Where `manage.py` lies; commands find it as their context's `obj`.
     """
     debug, rest = take_debug(arguments)
+    warnings.formatwarning = _format_warning
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may be in no encoding at all
     try:
         try:
+            _check_command(app, rest)
             typer.main.get_command(app).main(args=rest, prog_name=program, obj=folder)
         finally:
             if sys.stdout:  # it may have been closed
@@ -110,6 +118,29 @@ def take_debug(arguments: Sequence[str]) -> tuple[bool, list[str]]:
     end = words[0] if forwards else len(arguments)
     rest = [argument for argument in arguments[:end] if argument != "--debug"]
     return len(rest) < end, [*rest, *arguments[end:]]
+
+
+def _check_command(app: typer.Typer, arguments: Sequence[str]) -> None:
+    """Raise `UsageError` where a command is one of the other program's."""
+    command = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if command is None or command in _list_commands(app):
+        return
+    for module, program in _PROGRAMS.items():
+        if command in _list_commands(import_module(module).app):
+            raise UsageError(f"{command!r} is a command of another program: {program} {command}")
+
+
+def _list_commands(app: typer.Typer) -> set[str | None]:
+    return {entry.name for entry in app.registered_commands} | {group.name for group in app.registered_groups}
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Return a warning as a command prints it: the package's own without a line of its code."""
+    if filename.startswith(_PACKAGE):
+        return f"warning: {render.escape(str(message))}\n"
+    return _format_as_python(message, category, filename, lineno, line)
 
 
 def _show_version(wanted: bool) -> None:

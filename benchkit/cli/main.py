@@ -31,7 +31,10 @@ from benchkit.cli.commands import (
     verify,
 )
 
-app = make_app("Pack datasets, ship them through an object store, and stream them into training.")
+app = make_app(
+    "Pack datasets, ship them through an object store, and stream them into training. "
+    "What is done with one project, such as to train, is: python manage.py --help"
+)
 # The older form's second positional is for the command to answer.
 _OLDER_FORM = {"allow_extra_args": True}
 app.command("startproject", epilog=startproject.EXAMPLE, context_settings=_OLDER_FORM)(

@@ -156,14 +156,14 @@ def parse_label(label: str, *, what: str = "dataset") -> tuple[str, int | None]:
     """Return name and number of `NAME` or `NAME@NUMBER`, of a dataset or of what else is named so.
 
     Raises:
-        NotFoundError: What stands behind the `@` is no version number.
+        UsageError: It is none: what stands behind the `@` is no version number, or there is no name.
     """
     dataset, at, number = label.partition("@")
     layout.check_dataset_name(dataset, what=what)
     if not at:
         return dataset, None
     if not (number.isascii() and number.isdigit() and len(number) < 10 and int(number) > 0):
-        raise NotFoundError(f"{number!r:.40} is no version number; write {dataset}@1, {dataset}@2, …")
+        raise UsageError(f"{number!r:.40} is no version number; write {dataset}@1, {dataset}@2, …")
     return dataset, int(number)
 
 

@@ -44,14 +44,18 @@ class Samples:
         """Return the samples of a dataset that belongs to a project folder.
 
         Raises:
-            DatasetError: It is no `ProcessorDataset`, or its `root` is no path.
+            DatasetError: It is no `ProcessorDataset`, or its `root` fails or is no path.
         """
         if not isinstance(dataset, ProcessorDataset):
             raise DatasetError(
                 f"{type(dataset).__name__} is no dataset to pack: inherit benchkit.ProcessorDataset"
             )
         own_keys = type(dataset).get_key is not ProcessorDataset.get_key
-        return cls(dataset, KeyRoot.of(dataset.root, project=lambda: project), own_keys)
+        try:
+            root = dataset.root
+        except _FAILURES as error:
+            raise DatasetError(f"root of {type(dataset).__name__} failed: {_describe(error)}") from error
+        return cls(dataset, KeyRoot.of(root, project=lambda: project), own_keys)
 
     def count(self) -> int:
         """Return the number of samples, at least one.

@@ -36,7 +36,7 @@ def is_dataset_name(name: str) -> bool:
 
 def check_dataset_name(name: str, *, what: str = "dataset") -> str:
     """Return the name of a dataset, or of what else is named so, if it is one; else raise `UsageError`."""
-    if not is_dataset_name(name):
+    if not isinstance(name, str) or not is_dataset_name(name):
         raise UsageError(
             f"{name!r} is no {what} name: 1 to 100 of A-Z a-z 0-9 . _ -, beginning with a letter or digit"
         )

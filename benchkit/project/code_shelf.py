@@ -269,7 +269,10 @@ def describe_making(settings: Settings, store: Store, datasets: Sequence[str] | 
 
 
 def _open_shelf(store: Store, project_id: str) -> Shelf:
-    return Shelf(store=store, prefix=f"{layout.CODE}{project_id}/", kind=KIND, name=project_id)
+    prefix = f"{layout.CODE}{project_id}/"
+    return Shelf(
+        store=store, prefix=prefix, kind=KIND, name=project_id, maker="python manage.py migrate-code"
+    )
 
 
 def _used_dataset(store: Store, name: str) -> UsedDataset:

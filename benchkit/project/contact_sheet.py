@@ -90,8 +90,8 @@ def draw_sheet(tiles: Sequence[Tile]) -> Image.Image:
 
 
 def label_text(label: object) -> str:
-    """Return a label as one short line of ASCII, which the built-in font can draw."""
-    text = str(label).encode("ascii", "replace").decode("ascii")
+    """Return a label as one short line of Latin-1, which the built-in font can draw."""
+    text = str(label).encode("latin-1", "backslashreplace").decode("latin-1")
     text = " ".join(text.split())
     return text if len(text) <= LABEL_CHARACTERS else f"{text[: LABEL_CHARACTERS - 2].rstrip()}.."
 

@@ -61,7 +61,7 @@ def _call_main(project: Path) -> Sequence[Any]:
         result = main() if callable(main) else None
     except (Exception, SystemExit) as error:
         raise ProjectError(
-            f"{_path(project)} failed at {_place(error, project)}: {type(error).__name__}: {error}"
+            f"{_path(project)} failed{_place(error, project)}: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(result, list | tuple):
         raise ProjectError(f"{_path(project)} needs a function main() that returns a list of tuples {SHAPE}")
@@ -95,7 +95,7 @@ def _path(project: Path) -> Path:
 def _place(error: BaseException, project: Path) -> str:
     """Return where the user's code failed: its innermost line in the project, not in what it called."""
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}, line {error.lineno}"
+        return f" at {error.filename}, line {error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename).is_relative_to(project)]
-    return f"{(own or frames)[-1].filename}, line {(own or frames)[-1].lineno}"
+    return f" at {own[-1].filename}, line {own[-1].lineno}" if own else ""

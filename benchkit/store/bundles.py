@@ -73,12 +73,14 @@ class Shelf:
         prefix: What their object names begin with, up to and with a slash.
         kind: What a bundle is, as its record and messages say it: `checkpoint`, `code`.
         name: Of what they are versions.
+        maker: What puts one there, for messages.
     """
 
     store: Store
     prefix: str
     kind: str
     name: str
+    maker: str
 
     def versions(self) -> list[Numbered]:
         """Return the bundles that are whole, oldest first; none is an empty list."""
@@ -95,7 +97,9 @@ class Shelf:
             if number in (None, bundle.number):
                 return bundle
         if not bundles:
-            raise NotFoundError(f"there is no {self.kind} {self.name!r} in {self.store.url}")
+            raise NotFoundError(
+                f"there is no {self.kind} {self.name!r} in {self.store.url}; {self.maker} puts one there"
+            )
         known = ", ".join(str(bundle.number) for bundle in bundles)
         raise NotFoundError(
             f"{self.kind} {self.name!r} in {self.store.url} has no version {number}; it has: {known}"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset, default_collate, get_worker_info
 
-from benchkit.errors import BenchKitError, SampleError, UsageError
+from benchkit.errors import BenchKitError, DatasetError, SampleError, UsageError
 from benchkit.stream.chunks import IterableChunk, source_of
 from benchkit.stream.course import BatchPlan
 from benchkit.stream.handover import pack
@@ -19,6 +20,9 @@ from benchkit.stream.options import OnError
 from benchkit.stream.order import mix_seed
 from benchkit.stream.randomness import Randomness
 from benchkit.stream.reports import BatchReport
+
+MOST_ROWS = 64
+"""An iterator that makes more rows than these for each sample of a batch is taken for one without end."""
 
 
 class Rows(NamedTuple):
@@ -87,9 +91,10 @@ class BatchSource(Dataset[Any]):
 
     def _iterate(self, rows: list[Any], report: BatchReport) -> npt.NDArray[np.int64]:
         """Add the rows of the samples assigned; return the positions left behind one that was left out."""
-        source, kept = source_of(self._chunk), len(rows)
+        source, kept, most = source_of(self._chunk), len(rows), MOST_ROWS * report.asked
         try:
-            rows.extend(self._chunk._data_iterator())  # noqa: SLF001
+            rows.extend(islice(self._chunk._data_iterator(), most + 1))  # noqa: SLF001
+            self._check_end(len(rows) - kept, most)
         except Exception as error:  # noqa: BLE001 - what the user's code raises is told with its sample
             handed, rest = source.handed, source.rest()
             if not len(handed) or not _is_of_sample(error):
@@ -103,6 +108,13 @@ class BatchSource(Dataset[Any]):
             return rest
         report.handed = np.concatenate([report.handed, source.handed])
         return source.handed[:0]
+
+    def _check_end(self, rows: int, most: int) -> None:
+        if rows > most:
+            raise DatasetError(
+                f"{type(self._chunk).__name__}._data_iterator made over {most} rows of a batch: it has to "
+                "end where the samples end"
+            )
 
     def _iterate_singly(self, error: Exception, rows: list[Any], report: BatchReport) -> None:
         """Add the rows of the samples handed out, each by itself, to find which of them the error is of."""
@@ -144,9 +156,15 @@ def _format(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Collate:
-    """Makes a `LoadedBatch` of `Rows`, in the worker."""
+    """Makes a `LoadedBatch` of `Rows`, in the worker.
+
+    Attributes:
+        collate_fn: Makes a batch of a list of rows.
+        name: Whose rows, for messages: the name of the user's class.
+    """
 
     collate_fn: Callable[[list[Any]], Any]
+    name: str
 
     def __call__(self, rows: Rows) -> LoadedBatch:
         """Collate the rows, if there are any; what goes wrong ends the pass."""
@@ -156,9 +174,12 @@ class Collate:
             return LoadedBatch(pack(data) if get_worker_info() else data, rows.report)
         except Exception as error:  # noqa: BLE001 - the user's rows raise what they like
             message = (
-                f"rows of _data_iterator do not make a batch: {type(error).__name__}: {error} "
-                "(yield tensors, arrays or numbers of equal shapes, or give the class a collate_fn)"
+                f"rows of {self.name}._data_iterator do not make a batch: {type(error).__name__}: {error}"
             )
+            if self.collate_fn is default_collate:
+                message += (
+                    " (yield tensors, arrays or numbers of equal shapes, or give the class a collate_fn)"
+                )
             rows.report.failure = (SampleError(message), traceback.format_exc())
             return LoadedBatch(None, rows.report)
 

@@ -37,7 +37,7 @@ def decode_image(
         mode: `L` gives 1 channel, `RGB` 3, `RGBA` 4.
 
     Raises:
-        UsageError: The size or the mode is none.
+        UsageError: The size or the mode is none, or the file is no open binary file.
         PIL.UnidentifiedImageError: The file is no image.
         OSError: The image is cut off or damaged.
         PIL.Image.DecompressionBombError: It has over twice `PIL.Image.MAX_IMAGE_PIXELS`.
@@ -67,6 +67,8 @@ def _shape(size: int | tuple[int, int]) -> tuple[int, int]:
 def _read(file: BinaryIO) -> bytes:
     if isinstance(file, io.BytesIO):
         return file.getvalue()
+    if not hasattr(file, "read"):
+        raise UsageError(f"{file!r:.80} is no open binary file: hand decode_image one of a sample's files")
     if file.seekable():
         file.seek(0)
     return file.read()

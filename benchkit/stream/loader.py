@@ -82,7 +82,9 @@ class ChunkLoader(DataLoader[Any]):
             BatchSource(chunk, on_error=options.on_error, timeout_seconds=options.timeout_seconds),
             batch_sampler=CourseSampler(batch_size),
             num_workers=num_workers,
-            collate_fn=Collate(options.collate_fn or chunk.collate_fn or default_collate),  # type: ignore[arg-type]
+            collate_fn=Collate(  # type: ignore[arg-type]
+                options.collate_fn or chunk.collate_fn or default_collate, type(chunk).__name__
+            ),
             pin_memory=options.pin_memory,
             generator=torch.Generator(),  # its own, so that the training's random numbers are left alone
             **with_workers,
@@ -369,9 +371,10 @@ def get_dataset(
         for labels, images in train:
             ...
     """
+    if not (isinstance(chunk_class, type) and issubclass(chunk_class, IterableChunk)):
+        raise UsageError(f"{chunk_class!r:.80} is no class that inherits benchkit.IterableChunk")
+    options = LoaderOptions() if loader is None else loader
+    if not isinstance(options, LoaderOptions):
+        raise UsageError(f"loader is {loader!r:.80}, not a LoaderOptions(...)")
     chunk = chunk_class(dataset_name, cloud, *args, **kwargs)
-    if not isinstance(chunk, IterableChunk):
-        raise UsageError(f"{chunk_class.__name__} does not inherit benchkit.stream.IterableChunk")
-    return ChunkLoader(
-        chunk, batch_size=batch_size, num_workers=num_workers, options=loader or LoaderOptions()
-    )
+    return ChunkLoader(chunk, batch_size=batch_size, num_workers=num_workers, options=options)

@@ -46,6 +46,9 @@ class Selection:
 
     def __post_init__(self) -> None:
         check_dataset_name(self.name)
+        for name, value in (("cloud", self.cloud), ("shuffle", self.shuffle)):
+            if not isinstance(value, bool):
+                raise UsageError(f"{name} is {value!r:.60}, not True or False")
         if self.version is not None:
             check_count("version", self.version, least=1)
         if self.open_chunks is not None:

@@ -33,7 +33,7 @@ def open_shelf(store: Store, name: str) -> Shelf:
         UsageError: The name is none.
     """
     prefix = f"{CHECKPOINTS}{check_dataset_name(name, what='checkpoint')}/"
-    return Shelf(store=store, prefix=prefix, kind="checkpoint", name=name)
+    return Shelf(store=store, prefix=prefix, kind="checkpoint", name=name, maker="upload_model_checkpoint")
 
 
 def list_checkpoints(store: Store) -> list[str]:

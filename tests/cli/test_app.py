@@ -7,6 +7,8 @@ import typer
 
 from benchkit import __version__
 from benchkit.cli.app import make_app, run, take_debug
+from benchkit.cli.main import app as bench_kit
+from benchkit.cli.manage import app as manage
 from benchkit.errors import BenchKitError, CorruptError, StallError, UsageError
 
 
@@ -63,6 +65,17 @@ def test_success_is_exit_code_zero() -> None:
 def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(failing_app(None), "--version") == 0
     assert capsys.readouterr().out == f"bench-kit {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "command", "named"),
+    [(bench_kit, "migrate-data", "python manage.py migrate-data"), (manage, "runc", "bench-kit runc")],
+)
+def test_a_command_of_the_other_program_is_named_with_it(
+    program: typer.Typer, command: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(program, command, "--help") == 2
+    assert capsys.readouterr().err == f"error: {command!r} is a command of another program: {named}\n"
 
 
 @pytest.mark.parametrize("arguments", [("nonsense",), ("fail", "--nonsense"), ("fail", "nonsense")])

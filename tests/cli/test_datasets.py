@@ -189,23 +189,23 @@ def test_an_unknown_dataset_or_version_says_which_there_are(migrated: Scratch, c
 
 
 @pytest.mark.parametrize(
-    ("label", "error", "words"),
+    ("label", "words"),
     [
-        ("train@", NotFoundError, "write train@1"),
-        ("train@0", NotFoundError, "'0' is no version number"),
-        ("train@-1", NotFoundError, "'-1' is no version number"),
-        ("train@two", NotFoundError, "'two' is no version number"),
-        ("train@" + "9" * 5000, NotFoundError, "no version number"),
-        ("../train", UsageError, "is no dataset name"),
-        ("", UsageError, "is no dataset name"),
-        ("tr\x1b[2Jain", UsageError, "\\x1b"),
+        ("train@", "write train@1"),
+        ("train@0", "'0' is no version number"),
+        ("train@-1", "'-1' is no version number"),
+        ("train@two", "'two' is no version number"),
+        ("train@" + "9" * 5000, "no version number"),
+        ("../train", "is no dataset name"),
+        ("", "is no dataset name"),
+        ("tr\x1b[2Jain", "\\x1b"),
     ],
 )
 def test_what_is_no_dataset_name_or_version_is_refused(
-    migrated_once: Scratch, label: str, error: type[NotFoundError | UsageError], words: str
+    migrated_once: Scratch, label: str, words: str
 ) -> None:
     done = migrated_once.bench_kit("verify", label)
-    assert_refused(done, error, words)
+    assert_refused(done, UsageError, words)
     assert "\x1b" not in done.stderr
 
 

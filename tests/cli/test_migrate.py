@@ -16,7 +16,7 @@ import pytest
 from support.scratch import NOTES, ROOT, Scratch, assert_refused, table_rows
 
 from benchkit.data.catalogue import find_version, read_manifest
-from benchkit.errors import CacheError, StoreError
+from benchkit.errors import CacheError, LabelTypeError, StoreError
 from benchkit.project.scaffold import TEMPLATE_FILES
 from benchkit.settings import SETTINGS_NAME
 from benchkit.store.local import LocalStore
@@ -31,6 +31,13 @@ TWO = NOTES.replace(
     'return [(Notes(), NotesChunk, "train", [], {})]',
     'return [(Notes(), NotesChunk, "train", [], {}), (Notes(), NotesChunk, "val", [], {})]',
 )
+
+ODD = """
+
+class Odd(Notes):
+    def get_label_and_numeric_data(self, item):
+        return {1} if item == 5 else 0
+"""
 
 
 def finished(project: Scratch) -> dict[str, bytes]:
@@ -71,6 +78,21 @@ def test_a_terminal_shows_bars_with_bytes_and_samples_per_second(migrated: Scrat
     assert b"trying train" in shown
     assert b"40/40 samples, " in shown
     assert b"/s" in shown
+
+
+def test_an_error_says_which_dataset_it_is_of_and_what_was_done_before_it_is_told(scratch: Scratch) -> None:
+    scratch.write_datasets(TWO.replace('"train", [], {}), (Notes()', '"train", [], {}), (Odd()') + ODD)
+    done = scratch.manage("migrate-data", "--zip")
+    assert_refused(done, LabelTypeError, "val: sample 5: label is of type builtins.set")
+    assert [row[0] for row in table_rows(done.stdout)] == ["packed", "train@1"]
+
+
+def test_a_warning_of_the_trial_is_one_line(scratch: Scratch) -> None:
+    scratch.write_datasets(NOTES.replace("            yield label", "            if label: yield label"))
+    done = scratch.manage("migrate-data", "--zip", "--tdl")
+    assert done.returncode == 0
+    [line] = [line for line in done.stderr.splitlines() if "warn" in line.lower()]
+    assert line.startswith("warning: _data_iterator made ")
 
 
 def test_only_the_stages_and_the_dataset_that_are_asked_for_run(scratch: Scratch) -> None:

@@ -209,6 +209,16 @@ def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
         Samples.of([1, 2], tmp_path)  # type: ignore[arg-type]
 
 
+def test_a_root_that_fails_is_an_error_of_the_dataset(tmp_path: Path) -> None:
+    class Rootless(Numbered):
+        @property
+        def root(self) -> Path:
+            raise KeyError("DATA")
+
+    with pytest.raises(DatasetError, match="root of Rootless failed: KeyError: 'DATA'"):
+        Samples.of(Rootless(3), tmp_path)
+
+
 def test_the_written_order_ignores_the_order_of_the_indices(tmp_path: Path) -> None:
     keys = [f"k{index}" for index in range(500)]
     mixed = np.random.default_rng(1).permutation(500).tolist()

@@ -61,7 +61,14 @@ def test_a_picture_of_any_shape_fits_its_square(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(
     ("label", "text"),
-    [(7, "7"), ("cat\nand dog", "cat and.."), ("größe", "gr??e"), ([1, 2], "[1, 2]"), (None, "None")],
+    [
+        (7, "7"),
+        ("cat\nand dog", "cat and.."),
+        ("größe", "größe"),
+        ("日本", "\\u65e5\\u.."),
+        ([1, 2], "[1, 2]"),
+        (None, "None"),
+    ],
 )
 def test_a_label_is_one_short_line(label: object, text: str) -> None:
     assert label_text(label) == text

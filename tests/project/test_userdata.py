@@ -77,6 +77,7 @@ def test_a_name_that_is_not_listed_is_answered_with_those_that_are(load: Load) -
     [
         ("", r"needs a function main\(\) that returns a list of tuples \(ProcessorDataset object, "),
         ("main = 3\n", r"needs a function main\(\)"),
+        ("def main(project):\n    pass\n", r"ProjectDatasets.py failed: TypeError: main\(\) missing 1"),
         ("def main():\n    pass\n", r"needs a function main\(\)"),
         ("def main():\n    yield 1\n", r"needs a function main\(\)"),
         ("def main():\n    return {'train': 1}\n", r"needs a function main\(\)"),

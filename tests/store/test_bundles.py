@@ -30,7 +30,7 @@ FILES = {"weights.bin": b"w" * 3_000_000, "empty": b"", "deep/er/état 1.txt": b
 
 
 def shelf(store: Store, name: str = "cats") -> Shelf:
-    return Shelf(store=store, prefix=f"checkpoints/{name}/", kind="checkpoint", name=name)
+    return Shelf(store=store, prefix=f"checkpoints/{name}/", kind="checkpoint", name=name, maker="a training")
 
 
 @pytest.fixture

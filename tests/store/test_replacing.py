@@ -112,7 +112,7 @@ def test_the_same_bytes_replace_nothing() -> None:
 
 
 def check_bundles(store: Store, folder: Path, target: Path) -> None:
-    shelf = Shelf(store=store, prefix="code/", kind="code", name="cats")
+    shelf = Shelf(store=store, prefix="code/", kind="code", name="cats", maker="who packs")
     for text in ("1", "2", "new"):
         (folder / "a.txt").parent.mkdir(exist_ok=True)
         (folder / "a.txt").write_text(text)

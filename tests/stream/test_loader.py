@@ -33,6 +33,7 @@ from benchkit.errors import (
     UsageError,
 )
 from benchkit.store.local import LocalStore
+from benchkit.stream import batches
 from benchkit.stream.chunks import source_of
 from benchkit.stream.loader import ChunkLoader
 from benchkit.stream.order import Order
@@ -631,14 +632,31 @@ def test_an_error_that_no_sample_alone_gives_ends_the_pass(on_error):
         list(make(chunk=Together, loader=LoaderOptions(on_error=on_error)))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_iterator_without_an_end_is_an_error_and_takes_little_memory(workers):
+    class Endless(Numbers):
+        def _data_iterator(self):
+            for number in itertools.count():
+                assert number <= 16 * batches.MOST_ROWS
+                yield number, b""
+
+    with pytest.raises(DatasetError, match=r"Endless._data_iterator made over 1024 rows of a batch"):
+        list(make(16, workers, Endless))
+
+
 def test_rows_that_do_not_collate_are_a_sample_error():
     class Ragged(Numbers):
         def _data_iterator(self):
             for label, _ in super()._data_iterator():
                 yield torch.zeros(label + 1)
 
-    with pytest.raises(SampleError, match="do not make a batch"):
+    with pytest.raises(SampleError, match=r"rows of Ragged._data_iterator do not make a batch: .* \(yield "):
         list(make(chunk=Ragged))
+    own = LoaderOptions(collate_fn=torch.stack)
+    with pytest.raises(
+        SampleError, match=r"rows of Ragged._data_iterator do not make a batch: .* at entry 1$"
+    ):
+        list(make(chunk=Ragged, loader=own))
 
 
 def test_a_flipped_byte_in_the_cache_is_fetched_again_and_never_served(project):
@@ -686,6 +704,11 @@ def test_wrong_arguments_are_refused_by_value():
         (lambda: LoaderOptions(timeout_seconds=math.nan), "timeout_seconds nan"),
         (lambda: LoaderOptions(timeout_seconds="5"), "timeout_seconds '5'"),
         (lambda: Numbers("x", True, version="1"), "version is '1'"),
+        (lambda: Numbers("x", "False"), "cloud is 'False', not True or False"),
+        (lambda: Numbers("x", True, shuffle=2), "shuffle is 2"),
+        (lambda: Numbers(True, "x"), "True is no dataset name"),
+        (lambda: get_dataset(Numbers("x", True), True, "x", 4, 0), "Numbers object .* is no class that"),
+        (lambda: get_dataset(Numbers, True, "x", 4, 0, loader={"tail": "drop"}), "not a LoaderOptions"),
         (lambda: Shard(index=4, count=4), r"shard index 4 is outside 0\.\.3"),
         (lambda: LoaderOptions(tail="wrap"), "tail is 'wrap'"),
         (lambda: LoaderOptions(on_error="ignore"), "on_error is 'ignore'"),

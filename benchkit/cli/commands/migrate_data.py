@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ import typer
 from benchkit.cli import render
 from benchkit.cli.app import managed_project
 from benchkit.cli.progress import Bar
-from benchkit.errors import StoreError, UsageError
+from benchkit.errors import DatasetError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from benchkit.data.pack import PackReport
@@ -141,46 +142,6 @@ def _pack(
     from benchkit.store.local import LocalStore
 
     staging = LocalStore(settings.staging)
-    rows = []
-    for dataset in datasets:
-        with Bar(dataset.name, "samples") as bar:
-
-            def show(progress: PackProgress, bar: Bar = bar, name: str = dataset.name) -> None:
-                bar.show(
-                    done_bytes=progress.bytes,
-                    total_bytes=progress.total_bytes,
-                    count=progress.samples,
-                    total=progress.total_samples,
-                    title=f"{STAGES[progress.stage]} {name}",
-                )
-
-            report = pack(
-                dataset.processor,
-                dataset.name,
-                staging=staging,
-                remote=remote,
-                project=settings.project,
-                chunk_bytes=chunk_bytes,
-                codec=codec,
-                checksum=checksum,
-                workers=workers,
-                on_progress=show,
-            )
-        rows.append(
-            (
-                report.version.label,
-                "new" if report.new else "unchanged",
-                f"{report.samples:,}",
-                _describe_changes(report),
-                f"{report.chunks:,}",
-                f"{report.reused_chunks:,}",
-                render.size(report.bytes_read),
-                render.size(report.stored_bytes),
-                f"{report.stored_bytes / report.tar_bytes:.2f}",
-                render.duration(report.seconds),
-                render.rate(report.samples, report.seconds, "samples"),
-            )
-        )
     heads = (
         "packed",
         "version",
@@ -194,7 +155,46 @@ def _pack(
         "time",
         "rate",
     )
-    _print_table(heads, rows, right=range(2, 11))
+    with _table(heads, right=range(2, 11)) as rows:
+        for dataset in datasets:
+            with _naming(dataset), Bar(dataset.name, "samples") as bar:
+
+                def show(progress: PackProgress, bar: Bar = bar, name: str = dataset.name) -> None:
+                    bar.show(
+                        done_bytes=progress.bytes,
+                        total_bytes=progress.total_bytes,
+                        count=progress.samples,
+                        total=progress.total_samples,
+                        title=f"{STAGES[progress.stage]} {name}",
+                    )
+
+                report = pack(
+                    dataset.processor,
+                    dataset.name,
+                    staging=staging,
+                    remote=remote,
+                    project=settings.project,
+                    chunk_bytes=chunk_bytes,
+                    codec=codec,
+                    checksum=checksum,
+                    workers=workers,
+                    on_progress=show,
+                )
+            rows.append(
+                (
+                    report.version.label,
+                    "new" if report.new else "unchanged",
+                    f"{report.samples:,}",
+                    _describe_changes(report),
+                    f"{report.chunks:,}",
+                    f"{report.reused_chunks:,}",
+                    render.size(report.bytes_read),
+                    render.size(report.stored_bytes),
+                    f"{report.stored_bytes / report.tar_bytes:.2f}",
+                    render.duration(report.seconds),
+                    render.rate(report.samples, report.seconds, "samples"),
+                )
+            )
 
 
 def _describe_changes(report: PackReport) -> str:
@@ -206,27 +206,26 @@ def _describe_changes(report: PackReport) -> str:
 def _try(datasets: list[UserDataset]) -> None:
     from benchkit.project.trial import try_dataset
 
-    rows = []
-    for dataset in datasets:
-        with Bar(f"trying {dataset.name}", "samples") as bar:
-
-            def show(progress: tuple[int, int], sizes: tuple[int, int], bar: Bar = bar) -> None:
-                bar.show(done_bytes=sizes[0], total_bytes=sizes[1], count=progress[0], total=progress[1])
-
-            report = try_dataset(dataset, on_progress=show)
-        rows.append(
-            (
-                report.version,
-                f"{report.samples:,}",
-                f"{report.rows:,}",
-                f"{report.batches:,}",
-                render.size(report.tar_bytes),
-                render.duration(report.seconds),
-                render.rate(report.samples, report.seconds, "samples"),
-            )
-        )
     heads = ("tried", "samples, each once", "rows", "batches", "read", "time", "rate")
-    _print_table(heads, rows, right=range(1, 7))
+    with _table(heads, right=range(1, 7)) as rows:
+        for dataset in datasets:
+            with _naming(dataset), Bar(f"trying {dataset.name}", "samples") as bar:
+
+                def show(progress: tuple[int, int], sizes: tuple[int, int], bar: Bar = bar) -> None:
+                    bar.show(done_bytes=sizes[0], total_bytes=sizes[1], count=progress[0], total=progress[1])
+
+                report = try_dataset(dataset, on_progress=show)
+            rows.append(
+                (
+                    report.version,
+                    f"{report.samples:,}",
+                    f"{report.rows:,}",
+                    f"{report.batches:,}",
+                    render.size(report.tar_bytes),
+                    render.duration(report.seconds),
+                    render.rate(report.samples, report.seconds, "samples"),
+                )
+            )
 
 
 def _upload(settings: Settings, datasets: list[UserDataset]) -> None:
@@ -236,36 +235,51 @@ def _upload(settings: Settings, datasets: list[UserDataset]) -> None:
 
     remote = open_remote(settings)
     staging = LocalStore(settings.staging)
-    rows = []
-    for dataset in datasets:
-        with Bar(f"uploading {dataset.name}", "chunks") as bar:
-
-            def show(progress: UploadProgress, bar: Bar = bar) -> None:
-                bar.show(
-                    done_bytes=progress.bytes,
-                    total_bytes=progress.total_bytes,
-                    count=progress.chunks,
-                    total=progress.total_chunks,
-                )
-
-            report = upload(staging, remote, dataset.name, on_progress=show)
-        rows.append(
-            (
-                report.version.label,
-                "new" if report.new else "unchanged",
-                f"{report.chunks_sent + report.chunks_skipped:,}",
-                f"{report.chunks_skipped:,}",
-                f"{report.chunks_sent:,}",
-                render.size(report.bytes_sent),
-                render.duration(report.seconds),
-                render.size_rate(report.bytes_sent, report.seconds),
-            )
-        )
     heads = ("uploaded", "version", "chunks", "skipped", "sent", "bytes sent", "time", "rate")
-    _print_table(heads, rows, right=range(2, 8))
+    with _table(heads, right=range(2, 8)) as rows:
+        for dataset in datasets:
+            with Bar(f"uploading {dataset.name}", "chunks") as bar:
+
+                def show(progress: UploadProgress, bar: Bar = bar) -> None:
+                    bar.show(
+                        done_bytes=progress.bytes,
+                        total_bytes=progress.total_bytes,
+                        count=progress.chunks,
+                        total=progress.total_chunks,
+                    )
+
+                report = upload(staging, remote, dataset.name, on_progress=show)
+            rows.append(
+                (
+                    report.version.label,
+                    "new" if report.new else "unchanged",
+                    f"{report.chunks_sent + report.chunks_skipped:,}",
+                    f"{report.chunks_skipped:,}",
+                    f"{report.chunks_sent:,}",
+                    render.size(report.bytes_sent),
+                    render.duration(report.seconds),
+                    render.size_rate(report.bytes_sent, report.seconds),
+                )
+            )
     print(f"to {render.escape(remote.url)}")
 
 
-def _print_table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, right: range) -> None:
-    print(render.table(heads, rows, right=right))
-    print()
+@contextmanager
+def _table(heads: tuple[str, ...], *, right: range) -> Iterator[list[tuple[str, ...]]]:
+    """Give the rows of a table, a dataset each, that is printed at the end, also where an error is it."""
+    rows: list[tuple[str, ...]] = []
+    try:
+        yield rows
+    finally:
+        if rows:
+            print(render.table(heads, rows, right=right))
+            print()
+
+
+@contextmanager
+def _naming(dataset: UserDataset) -> Iterator[None]:
+    """Have an error of a dataset say which dataset it is of."""
+    try:
+        yield
+    except DatasetError as error:
+        raise type(error)(f"{dataset.name}: {error}") from error
