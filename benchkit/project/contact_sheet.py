@@ -36,11 +36,12 @@ class Tile:
     failure: str = ""
 
 
-def read_tiles(name: str, *, cloud: bool, count: int) -> list[Tile]:
+def read_tiles(name: str, *, version: int | None = None, cloud: bool, count: int) -> list[Tile]:
     """Return the first samples of a dataset in a shuffled order, decoded; some may fail.
 
     Args:
         name: The dataset.
+        version: Number of the version; None is the newest.
         cloud: True reads the project's remote, False its staging.
         count: At most how many.
 
@@ -48,7 +49,7 @@ def read_tiles(name: str, *, cloud: bool, count: int) -> list[Tile]:
         SampleError: None of them has a first file that is a picture and that Pillow reads.
         DatasetError: The dataset is empty.
     """
-    samples = itertools.islice(IterableChunk(name, cloud, shuffle=True), count)
+    samples = itertools.islice(IterableChunk(name, cloud, version=version, shuffle=True), count)
     tiles = [_make_tile(label, files, name=name) for label, files in samples]
     if not tiles:
         raise DatasetError(f"dataset {name} holds no samples to show")

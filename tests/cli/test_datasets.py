@@ -274,3 +274,6 @@ def test_a_picture_that_cannot_be_read_is_a_cross_on_the_sheet_of_the_others(scr
     scratch.migrate("--zip")
     refused = scratch.bench_kit("show-samples", "train", "--staged")
     assert_refused(refused, SampleError, "'0000.txt' of train is no picture")
+    assert scratch.bench_kit("show-samples", "train@1", "--staged").returncode == 0
+    refused = scratch.bench_kit("show-samples", "train@3", "--staged")
+    assert_refused(refused, NotFoundError, "has no version 3; it has: 1, 2")

@@ -215,6 +215,11 @@ def test_a_wrong_size_or_mode_is_refused_by_value(wrong):
         decode_image(picture("PNG"), **wrong)
 
 
+def test_what_is_no_file_is_refused():
+    with pytest.raises(UsageError, match=r"'cat\.png' is no open binary file"):
+        decode_image("cat.png")
+
+
 def test_what_is_no_image_is_an_error():
     with pytest.raises(UnidentifiedImageError):
         decode_image(io.BytesIO(b"not an image"))

@@ -14,7 +14,7 @@ EXAMPLE = "Example: bench-kit show-samples train --output samples.png --count 10
 
 
 def show_samples(
-    name: Annotated[str, typer.Argument(help="The dataset.")],
+    name: Annotated[str, typer.Argument(help="NAME, whose newest version it is, or NAME@VERSION.")],
     output: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
     count: Annotated[int, typer.Option(min=1, max=10_000, help="How many samples.")] = 64,
     staged: Annotated[
@@ -25,9 +25,11 @@ def show_samples(
 
     It shows pictures in a shuffled order, each over its label; one that cannot be read is a red cross.
     """
+    from benchkit.data.catalogue import parse_label
     from benchkit.project.contact_sheet import read_tiles, write_sheet
 
-    tiles = read_tiles(name, cloud=not staged, count=count)
+    dataset, version = parse_label(name)
+    tiles = read_tiles(dataset, version=version, cloud=not staged, count=count)
     write_sheet(tiles, output)
     failures = [render.escape(tile.failure) for tile in tiles if tile.failure]
     for line in render.first_lines(failures, "sample"):
