@@ -122,7 +122,7 @@ def test_an_unknown_name_or_version_says_which_there_are(project: Scratch, comma
     before = project.objects("store")
     assert_refused(project.bench_kit(*command, "cats@9"), NotFoundError, "no version 9", "it has: 1")
     assert_refused(project.bench_kit(*command, "dogs"), NotFoundError, "'dogs'", "it holds: cats")
-    assert_refused(project.bench_kit(*command, "cats@two"), NotFoundError, "no version number")
+    assert_refused(project.bench_kit(*command, "cats@two"), UsageError, "no version number")
     assert_refused(project.bench_kit(*command, "../cats"), UsageError, "no checkpoint name")
     assert project.objects("store") == before
 

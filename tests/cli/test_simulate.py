@@ -116,7 +116,7 @@ def test_more_ranks_than_samples_and_more_open_chunks_than_samples_give_right_nu
     [
         (["trian"], NotFoundError, "it holds: train"),
         (["train@9"], NotFoundError, "it has: 1"),
-        (["train@x"], NotFoundError, "no version number"),
+        (["train@x"], UsageError, "no version number"),
         (["train", "--ranks", "0"], UsageError, "ranks 0 is outside 1"),
         (["train", "--batch-size", "0"], UsageError, "batch_size 0 is outside 1"),
         (["train", "--open-chunks", "0"], UsageError, "open_chunks 0 is less than 1"),

@@ -282,8 +282,8 @@ def test_a_label_is_a_name_with_or_without_a_number(label: str, parsed: tuple[st
 
 
 @pytest.mark.parametrize("label", ["train@", "train@0", "train@-1", "train@x", "train@1@2", "train@²"])
-def test_a_number_that_is_none_is_not_found(label: str) -> None:
-    with pytest.raises(NotFoundError, match="no version number"):
+def test_a_number_that_is_none_is_refused(label: str) -> None:
+    with pytest.raises(UsageError, match="no version number"):
         parse_label(label)
 
 
