@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, NoReturn
 
@@ -20,16 +19,10 @@ from benchkit.stream.options import OnError
 from benchkit.stream.order import mix_seed
 from benchkit.stream.randomness import Randomness
 from benchkit.stream.reports import BatchReport
+from benchkit.stream.source import Assigned
 
 MOST_ROWS = 64
 """An iterator that makes more rows than these for each sample of a batch is taken for one without end."""
-
-
-class Rows(NamedTuple):
-    """The rows of a batch before they are collated; exactly B of them, or none at all."""
-
-    rows: list[Any]
-    report: BatchReport
 
 
 class LoadedBatch(NamedTuple):
@@ -40,16 +33,25 @@ class LoadedBatch(NamedTuple):
 
 
 class BatchSource(Dataset[Any]):
-    """A map-style view of a chunk dataset whose indices are batch plans.
+    """A map-style view of a chunk dataset whose indices are batch plans, and whose items are batches.
 
     Args:
         chunk: The user's dataset.
+        collate_fn: Makes a batch of a list of rows.
         on_error: What happens to a sample that cannot be decoded.
         timeout_seconds: The longest wait for a chunk without anything moving.
     """
 
-    def __init__(self, chunk: IterableChunk, *, on_error: OnError, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        chunk: IterableChunk,
+        *,
+        collate_fn: Callable[[list[Any]], Any],
+        on_error: OnError,
+        timeout_seconds: float,
+    ) -> None:
         self._chunk = chunk
+        self._collate_fn = collate_fn
         self._on_error = on_error
         self._timeout_seconds = timeout_seconds
         self._randomness = Randomness()
@@ -65,81 +67,132 @@ class BatchSource(Dataset[Any]):
             "To skip batches call loader.skip_batches(n)"
         )
 
-    def __getitems__(self, plan: Any) -> Rows:
-        """Return the rows that `_data_iterator` makes of the plan's samples, as many as there are samples."""
+    def __getitems__(self, plan: Any) -> LoadedBatch:
+        """Return the batch of the rows that `_data_iterator` makes of a plan's samples."""
         if not isinstance(plan, BatchPlan):
             return self[plan]
         source, report = source_of(self._chunk), BatchReport(asked=len(plan.positions))
         reader = source.open().reader
         reader.keep, reader.timeout_seconds = plan.keep, self._timeout_seconds
         sliced_before = reader.rows_read
-        rows: list[Any] = []
         seed = mix_seed(source.selection.seed, plan.epoch, plan.start, int(plan.positions[0]))
-        with self._randomness.seeded(seed):
-            positions = plan.positions
-            while len(positions) and not report.failure:
-                source.assign(plan.epoch, positions, early=plan.early)
-                positions = self._iterate(rows, report)
+        data = None
+        for read in (self._read, self._read_carefully):
+            with self._randomness.seeded(seed):
+                if (rows := read(plan, report)) is not None:
+                    data = self._collate(rows, report)
+                    break
         report.sliced = reader.rows_read - sliced_before
-        if report.failure:
-            return Rows([], report)
-        reader.trim()
-        report.rows = len(rows)
-        if rows and len(rows) != report.asked:
-            rows = [rows[number % len(rows)] for number in range(report.asked)]
-        return Rows(rows, report)
+        if not report.failure:
+            reader.trim()
+        return LoadedBatch(data, report)
 
-    def _iterate(self, rows: list[Any], report: BatchReport) -> npt.NDArray[np.int64]:
-        """Add the rows of the samples assigned; return the positions left behind one that was left out."""
-        source, kept, most = source_of(self._chunk), len(rows), MOST_ROWS * report.asked
+    def _read(self, plan: BatchPlan, report: BatchReport) -> list[Any] | None:
+        """Return the rows of a plan's samples; None where one of them has failed."""
+        assigned = source_of(self._chunk).assign(plan.epoch, plan.positions, early=plan.early)
         try:
-            rows.extend(islice(self._chunk._data_iterator(), most + 1))  # noqa: SLF001
-            self._check_end(len(rows) - kept, most)
+            rows = list(islice(self._chunk._data_iterator(), MOST_ROWS * report.asked + 1))  # noqa: SLF001
+            self._check_end(len(rows), report)
         except Exception as error:  # noqa: BLE001 - what the user's code raises is told with its sample
-            handed, rest = source.handed, source.rest()
-            if not len(handed) or not _is_of_sample(error):
-                _fail(report, error, f"{type(self._chunk).__name__}._data_iterator failed")
-            elif len(handed) <= len(rows) - kept + 1:
-                report.handed = np.concatenate([report.handed, handed])
-                self._leave_out(error, report)
-            else:  # which it is cannot be told of an iterator that reads ahead, or yields less than it reads
-                del rows[kept:]
-                self._iterate_singly(error, rows, report)
-            return rest
-        report.handed = np.concatenate([report.handed, source.handed])
-        return source.handed[:0]
+            return [] if self._is_of_none(error, assigned, report) else None
+        report.handed = assigned.handed
+        return rows
 
-    def _check_end(self, rows: int, most: int) -> None:
-        if rows > most:
+    def _read_carefully(self, plan: BatchPlan, report: BatchReport) -> list[Any]:
+        """Return the rows of a plan's samples without those that fail, which are told."""
+        rows, positions = list[Any](), plan.positions
+        while len(positions) and not report.failure:
+            positions = self._add(rows, plan.epoch, positions, report)
+        return rows
+
+    def _add(
+        self, rows: list[Any], epoch: int, positions: npt.NDArray[np.int64], report: BatchReport
+    ) -> npt.NDArray[np.int64]:
+        """Add the rows of these samples up to one that fails; return the positions behind that."""
+        assigned = source_of(self._chunk).assign(epoch, positions)
+        kept, known, last_alone = len(rows), 0, True
+        try:
+            for row in self._chunk._data_iterator():  # noqa: SLF001
+                rows.append(row)
+                self._check_end(len(rows) - kept, report)
+                known, before = len(assigned.handed), known
+                last_alone &= known <= before + 1
+        except Exception as error:  # noqa: BLE001 - what the user's code raises is told with its sample
+            handed = assigned.handed
+            if self._is_of_none(error, assigned, report):
+                return positions[:0]
+            if last_alone and len(handed) <= known + 1:
+                report.handed = np.concatenate([report.handed, handed])
+                self._leave_out(error, assigned, report)
+            else:  # of an iterator that reads ahead, or yields less than it reads, it can be any
+                del rows[kept:]
+                self._add_singly(rows, error, assigned, report)
+            return assigned.rest
+        report.handed = np.concatenate([report.handed, assigned.handed])
+        return positions[:0]
+
+    def _check_end(self, rows: int, report: BatchReport) -> None:
+        if rows > MOST_ROWS * report.asked:
             raise DatasetError(
-                f"{type(self._chunk).__name__}._data_iterator made over {most} rows of a batch: it has to "
-                "end where the samples end"
+                f"{type(self._chunk).__name__}._data_iterator made over {rows - 1} rows of a batch: it has "
+                "to end where the samples end"
             )
 
-    def _iterate_singly(self, error: Exception, rows: list[Any], report: BatchReport) -> None:
+    def _is_of_none(self, error: Exception, assigned: Assigned, report: BatchReport) -> bool:
+        """Return whether an error is that of no sample, and make it the batch's failure then."""
+        if len(assigned.handed) and (isinstance(error, SampleError) or not isinstance(error, BenchKitError)):
+            return False
+        _fail(report, error, f"{type(self._chunk).__name__}._data_iterator failed")
+        return True
+
+    def _add_singly(self, rows: list[Any], error: Exception, assigned: Assigned, report: BatchReport) -> None:
         """Add the rows of the samples handed out, each by itself, to find which of them the error is of."""
-        source, known = source_of(self._chunk), len(report.errors)
-        epoch, handed = source.epoch, source.handed
+        known, handed = len(report.errors), assigned.handed
         for place in range(len(handed)):
-            source.assign(epoch, handed[place : place + 1])
-            self._iterate(rows, report)
+            self._add(rows, assigned.epoch, handed[place : place + 1], report)
             if report.failure:
                 return
         if len(report.errors) == known:
             _fail(report, error, f"{type(self._chunk).__name__}._data_iterator failed, of no sample alone")
 
-    def _leave_out(self, error: Exception, report: BatchReport) -> None:
+    def _leave_out(self, error: Exception, assigned: Assigned, report: BatchReport) -> None:
         """Count the sample that was handed out last as left out, or make its error the batch's failure."""
-        message = f"{source_of(self._chunk).describe_last()}: {type(error).__name__}: {error}"
-        report.errors.append(message)
+        message = f"{assigned.describe_last()}: {type(error).__name__}: {error}"
+        report.errors[int(assigned.handed[-1])] = message
         if self._on_error == "raise":
             text = f"{type(self._chunk).__name__}._data_iterator failed at {message}"
             report.failure = (SampleError(text), _format(error))
 
+    def _collate(self, rows: list[Any], report: BatchReport) -> Any:
+        """Return a batch of as many rows as there are samples, None of no rows; an error ends the pass."""
+        if report.failure or not rows:
+            return None
+        report.rows = len(rows)
+        if len(rows) != report.asked:
+            rows = [rows[number % len(rows)] for number in range(report.asked)]
+        try:
+            data = self._collate_fn(rows)
+            _check_batch(data)
+            return pack(data) if get_worker_info() else data
+        except Exception as error:  # noqa: BLE001 - the user's rows raise what they like
+            hint = ""
+            if self._collate_fn is default_collate:
+                hint = " (yield tensors, arrays or numbers of equal shapes, or give the class a collate_fn)"
+            whose = f"rows of {type(self._chunk).__name__}._data_iterator"
+            message = f"{whose} do not make a batch: {type(error).__name__}: {error}{hint}"
+            report.failure = (SampleError(message), _format(error))
+            return None
 
-def _is_of_sample(error: Exception) -> bool:
-    """Return whether an error can be that of a sample's contents."""
-    return isinstance(error, SampleError) or not isinstance(error, BenchKitError)
+
+def as_it_is(batch: LoadedBatch) -> LoadedBatch:
+    """Return the batch: it is collated already, where it was read."""
+    return batch
+
+
+def _check_batch(data: Any) -> None:
+    """Refuse None, which stands for a batch without rows."""
+    if data is None:
+        raise TypeError("collate_fn returned None")
 
 
 def _fail(report: BatchReport, error: Exception, what: str) -> None:
@@ -152,39 +205,3 @@ def _fail(report: BatchReport, error: Exception, what: str) -> None:
 
 def _format(error: Exception) -> str:
     return "".join(traceback.format_exception(error))
-
-
-@dataclass(frozen=True, slots=True)
-class Collate:
-    """Makes a `LoadedBatch` of `Rows`, in the worker.
-
-    Attributes:
-        collate_fn: Makes a batch of a list of rows.
-        name: Whose rows, for messages: the name of the user's class.
-    """
-
-    collate_fn: Callable[[list[Any]], Any]
-    name: str
-
-    def __call__(self, rows: Rows) -> LoadedBatch:
-        """Collate the rows, if there are any; what goes wrong ends the pass."""
-        try:
-            data = self.collate_fn(rows.rows) if rows.rows else None
-            _check_batch(data, rows)
-            return LoadedBatch(pack(data) if get_worker_info() else data, rows.report)
-        except Exception as error:  # noqa: BLE001 - the user's rows raise what they like
-            message = (
-                f"rows of {self.name}._data_iterator do not make a batch: {type(error).__name__}: {error}"
-            )
-            if self.collate_fn is default_collate:
-                message += (
-                    " (yield tensors, arrays or numbers of equal shapes, or give the class a collate_fn)"
-                )
-            rows.report.failure = (SampleError(message), traceback.format_exc())
-            return LoadedBatch(None, rows.report)
-
-
-def _check_batch(data: Any, rows: Rows) -> None:
-    """Refuse None, which stands for a batch without rows."""
-    if data is None and rows.rows:
-        raise TypeError("collate_fn returned None")

@@ -10,9 +10,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from benchkit.errors import UsageError
 from benchkit.format.sample import MemberFile
-from benchkit.stream.accelerated import accelerate_processes
-from benchkit.stream.options import Shard, resolve_shard
-from benchkit.stream.source import Selection, Source
+from benchkit.stream.options import Shard, check_count
+from benchkit.stream.sharing import resolve_shard
+from benchkit.stream.source import Assigned, Selection, Source
 
 
 class IterableChunk(IterableDataset[Any]):
@@ -21,7 +21,8 @@ class IterableChunk(IterableDataset[Any]):
     Args:
         name: Name of the dataset.
         cloud: True reads the project's remote store, False its staging.
-        version: Number of the version; None is the newest when the dataset is first used.
+        version: Number of the version; None is the newest when the dataset is first used, or goes to another
+            process. The ranks of a process group all use the one that the first of them found.
         shuffle: True visits the samples in a new order each epoch, False in written order.
         seed: What the shuffled order (and each batch's random numbers) derive from.
         open_chunks: How many chunks the order interleaves; more mix better and take more cache. None is 32
@@ -73,8 +74,8 @@ class IterableChunk(IterableDataset[Any]):
         return source_of(self).total
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order a pass over the dataset itself follows."""
-        self.__epoch = epoch
+        """Choose the epoch whose order the next pass over the dataset itself follows."""
+        self.__epoch = check_count("epoch", epoch, least=0)
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate this process's and this worker's part of the samples, unbatched.
@@ -82,22 +83,27 @@ class IterableChunk(IterableDataset[Any]):
         Raises:
             UsageError: Accelerate runs several processes: it would split what is split already.
         """
-        if accelerate_processes() > 1:
+        source = source_of(self)
+        sharing = source.sharing()
+        if sharing.processes > 1:
             raise UsageError(
                 f"{type(self).__name__} is iterated outside its loader while Accelerate runs "
-                f"{accelerate_processes()} processes, and samples would be lost: "
+                f"{sharing.processes} processes, and samples would be lost: "
                 "make the loader with benchkit.get_dataset(...)"
             )
-        source = source_of(self)
-        self.__shard = shard = resolve_shard(None, self.__shard)
+        self.__shard = shard = resolve_shard(sharing.shard, self.__shard)
         worker = get_worker_info()
         parts = shard.count * (worker.num_workers if worker else 1)
         part = shard.index * (worker.num_workers if worker else 1) + (worker.id if worker else 0)
         start, end = (source.total * edge // parts for edge in (part, part + 1))
         opened = source.open()
         opened.reader.keep = opened.room(workers=worker.num_workers if worker else 0).keep
-        source.assign(self.__epoch, np.arange(start, end, dtype=np.int64))
-        return iter(self._data_iterator())
+        return self.__follow(source.assign(self.__epoch, np.arange(start, end, dtype=np.int64)))
+
+    def __follow(self, assigned: Assigned) -> Iterator[Any]:
+        """Yield what `_data_iterator` makes of these samples; another pass may have begun meanwhile."""
+        source_of(self).assigned = assigned
+        yield from self._data_iterator()
 
 
 ChunkDataset = IterableChunk

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch.multiprocessing import get_sharing_strategy
+from torch.multiprocessing.reductions import reduce_tensor
 
 from benchkit.stream.slots import Loan, Slots, borrow, can_lend
 
@@ -76,6 +77,7 @@ class _Packer(ForkingPickler):
 
     def __init__(self, out: _Pieces) -> None:
         super().__init__(out, pickle.HIGHEST_PROTOCOL)
+        self.dispatch_table[torch.Tensor] = _reduce_tensor
         self.memories: list[bytes | Loan] = []
         self._seen: dict[int, tuple[int, torch.UntypedStorage]] = {}
 
@@ -88,6 +90,11 @@ class _Packer(ForkingPickler):
             self._seen[key] = len(self.memories), value  # which keeps the storage, and so its address
             self.memories.append(_put_aside(value))
         return self._seen[key][0]
+
+
+def _reduce_tensor(tensor: torch.Tensor) -> Any:
+    """Reduce a tensor as torch does, which would drop what is put off in it: to conjugate, to negate."""
+    return reduce_tensor(tensor.resolve_conj().resolve_neg())  # type: ignore[no-untyped-call]
 
 
 class _Unpacker(pickle.Unpickler):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -14,14 +16,15 @@ from torch.utils.data import DataLoader, default_collate
 from benchkit.errors import DatasetError, StateError, UsageError
 from benchkit.settings import read_local_world
 from benchkit.stream.accelerated import place_on_device, registered
-from benchkit.stream.batches import BatchSource, Collate, LoadedBatch
+from benchkit.stream.batches import BatchSource, LoadedBatch, as_it_is
 from benchkit.stream.chunks import IterableChunk, source_of
-from benchkit.stream.course import Course, CourseSampler
+from benchkit.stream.course import BatchPlan, Course, CourseSampler
 from benchkit.stream.lookahead import Lookahead
-from benchkit.stream.options import LoaderOptions, Shard, check_count, resolve_shard
+from benchkit.stream.options import LoaderOptions, Shard, check_count
 from benchkit.stream.patience import await_fetches
 from benchkit.stream.reports import BatchReport, PassReport
 from benchkit.stream.room import machine_lanes
+from benchkit.stream.sharing import resolve_shard
 from benchkit.stream.source import OpenedVersion
 from benchkit.stream.state import LoaderState, read_state
 from benchkit.stream.workers import (
@@ -54,15 +57,15 @@ class ChunkLoader(DataLoader[Any]):
     def __init__(
         self, chunk: IterableChunk, *, batch_size: int, num_workers: int, options: LoaderOptions
     ) -> None:
-        check_count("batch_size", batch_size, least=1)
-        check_count("num_workers", num_workers, least=0)
+        batch_size = check_count("batch_size", batch_size, least=1)
+        num_workers = check_count("num_workers", num_workers, least=0)
         self.options = options
         self.end_of_dataloader = False
         self.remainder = -1
         self.report = PassReport()
         self.on_report: Callable[[BatchReport], None] | None = None
         self._source = source_of(chunk)
-        self._source.timeout_seconds = options.timeout_seconds
+        self._source.serve_loader(timeout_seconds=options.timeout_seconds)
         self._shard: Shard | None = None
         self._epoch, self._position = 0, 0
         self._at_start = True
@@ -79,12 +82,15 @@ class ChunkLoader(DataLoader[Any]):
                 "worker_init_fn": begin_worker,
             }
         super().__init__(
-            BatchSource(chunk, on_error=options.on_error, timeout_seconds=options.timeout_seconds),
+            BatchSource(
+                chunk,
+                collate_fn=options.collate_fn or chunk.collate_fn or default_collate,
+                on_error=options.on_error,
+                timeout_seconds=options.timeout_seconds,
+            ),
             batch_sampler=CourseSampler(batch_size),
             num_workers=num_workers,
-            collate_fn=Collate(  # type: ignore[arg-type]
-                options.collate_fn or chunk.collate_fn or default_collate, type(chunk).__name__
-            ),
+            collate_fn=as_it_is,  # type: ignore[arg-type]
             pin_memory=options.pin_memory,
             generator=torch.Generator(),  # its own, so that the training's random numbers are left alone
             **with_workers,
@@ -123,13 +129,13 @@ class ChunkLoader(DataLoader[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass that epoch, from its start, unless a loaded state stands in the midst of it."""
-        check_count("epoch", epoch, least=0)
+        epoch = check_count("epoch", epoch, least=0)
         if not (self._at_start and self._epoch == epoch):
             self._set(epoch, 0)
 
     def skip_batches(self, batches: int) -> ChunkLoader:
         """Make the next pass begin so many batches later, reading nothing of them, and return the loader."""
-        check_count("batches", batches, least=0)
+        batches = check_count("batches", batches, least=0)
         epoch, position = self._next_start()
         course = self._course(epoch, position)
         self._set(epoch, course.position(batches))
@@ -204,25 +210,30 @@ class ChunkLoader(DataLoader[Any]):
     def _full_batches(
         self, loaded: Iterator[LoadedBatch], lookahead: Lookahead, course: Course
     ) -> Iterator[Any]:
-        """Yield one batch of rows per step: an empty one is replaced by its neighbour."""
-        neighbour, waiting = None, 0
+        """Yield one batch of rows per step: in place of an empty one its neighbour, read once more."""
+        before: BatchPlan | None = None
+        full, waiting, quiet = -1, 0, replace(course, keep=0)
         lookahead.start()
-        while (batch := self._next(loaded)) is not None:
+        for step in count():
+            if (batch := self._next(loaded)) is None:
+                break
             data, report = batch
             lookahead.advance()
             self.report.add(report, max_errors=self.options.max_errors)
             if self.on_report:
                 self.on_report(report)
-            if data is None and neighbour is None and not waiting:
-                neighbour = self._batch_before(course)
-            elif data is not None:
-                neighbour = data
-            if neighbour is None:
+            if data is not None:
+                full = step
+            elif full < 0 and not waiting:
+                before = self._find_full(course.earlier())
+            if full < 0 and before is None:
                 waiting += 1
                 continue
-            for _ in range(waiting + 1):
-                yield neighbour
+            for _ in range(waiting if data is not None else 1):
+                yield self._read_here(before if full < 0 else quiet.plan(full))
             waiting = 0
+            if data is not None:
+                yield data
         if waiting and self.report.errors:
             raise DatasetError(
                 f"none of the {self.report.samples} samples of {self.opened.version.label} that this process "
@@ -234,14 +245,15 @@ class ChunkLoader(DataLoader[Any]):
                 f"{self.opened.version.label} that this process read: leave samples out when you pack them"
             )
 
-    def _batch_before(self, course: Course) -> Any:
-        """Return the last batch with rows before this pass began, as an undisturbed one has it, or None."""
-        for plan in course.earlier():
-            data, report = self.collate_fn(self.dataset.__getitems__(plan))  # type: ignore[attr-defined]
-            PassReport().add(report, max_errors=self.options.max_errors)
-            if data is not None:
-                return data
-        return None
+    def _find_full(self, plans: Iterable[BatchPlan]) -> BatchPlan | None:
+        """Return the first plan whose batch has rows, or None."""
+        return next((plan for plan in plans if self._read_here(plan) is not None), None)
+
+    def _read_here(self, plan: BatchPlan | None) -> Any:
+        """Return a batch that this process reads, whoever has read it before; None where it has no rows."""
+        data, report = self.dataset.__getitems__(plan)  # type: ignore[attr-defined]
+        PassReport().add(report, max_errors=self.options.max_errors)
+        return data
 
     def _next(self, loaded: Iterator[LoadedBatch]) -> LoadedBatch | None:
         """Return the next batch as it comes, None behind the last."""
@@ -285,7 +297,7 @@ class ChunkLoader(DataLoader[Any]):
     def _load_here(self, course: Course) -> Iterator[LoadedBatch]:
         """Yield a pass's batches, read by this process; torch's own way takes longer."""
         for step in range(course.steps):
-            yield self.collate_fn(self.dataset.__getitems__(course.plan(step)))  # type: ignore[attr-defined]
+            yield self.dataset.__getitems__(course.plan(step))  # type: ignore[attr-defined]
 
     @property
     def _wait(self) -> dict[str, Any]:

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal
 
-import torch.distributed as dist
-
-from benchkit.errors import StateError, UsageError
-from benchkit.settings import read_world
+from benchkit.errors import UsageError
 
 Tail = Literal["pad", "drop"]
 OnError = Literal["raise", "skip"]
@@ -31,8 +28,7 @@ class Shard:
     count: int
 
     def __post_init__(self) -> None:
-        check_count("shard count", self.count, least=1)
-        check_count("shard index", self.index, least=0)
+        check_counts(self, "shard ", count=1, index=0)
         if not 0 <= self.index < self.count:
             raise UsageError(f"shard index {self.index} is outside 0..{self.count - 1}")
 
@@ -69,14 +65,13 @@ class LoaderOptions:
             raise UsageError(f"tail is {self.tail!r}, not 'pad' or 'drop'")
         if self.on_error not in ("raise", "skip"):
             raise UsageError(f"on_error is {self.on_error!r}, not 'raise' or 'skip'")
-        check_count("prefetch_factor", self.prefetch_factor, least=1)
-        check_count("max_errors", self.max_errors, least=0)
+        check_counts(self, prefetch_factor=1, max_errors=0)
         if not isinstance(self.timeout_seconds, int | float) or not self.timeout_seconds > 0:
             raise UsageError(f"timeout_seconds {self.timeout_seconds!r} is not a number of more than 0")
 
 
-def check_count(name: str, value: Any, *, least: int) -> None:
-    """Refuse what is no whole number, or less than it may be.
+def check_count(name: str, value: Any, *, least: int) -> int:
+    """Return a whole number as Python's own; NumPy's overflow, and go into no state.
 
     Args:
         name: What people call it.
@@ -84,35 +79,20 @@ def check_count(name: str, value: Any, *, least: int) -> None:
         least: The least it may be.
 
     Raises:
-        UsageError: It is something else.
+        UsageError: It is something else, or less.
     """
-    if not isinstance(value, Integral):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise UsageError(f"{name} is {value!r}, not a whole number")
     if value < least:
         raise UsageError(f"{name} {value} is less than {least}")
+    return int(value)
 
 
-def resolve_shard(given: Shard | None, resolved: Shard | None) -> Shard:
-    """Return this process's shard: the given one, torch.distributed's, the environment's, or all.
-
-    Args:
-        given: What the user asked for.
-        resolved: What an earlier call returned; another answer now would lose samples.
+def check_counts(record: object, of: str = "", /, **least: int) -> None:
+    """Make fields of a frozen record whole numbers of Python's own, each at least as large as is said here.
 
     Raises:
-        StateError: The answer has changed.
+        UsageError: One is something else, or less.
     """
-    shard = given or _distributed_shard()
-    if resolved is not None and shard != resolved:
-        raise StateError(
-            f"the loader began as shard {resolved.index} of {resolved.count} and is now {shard.index} of "
-            f"{shard.count}: make the Accelerator (or init_process_group) before the first len() or pass"
-        )
-    return shard
-
-
-def _distributed_shard() -> Shard:
-    if dist.is_available() and dist.is_initialized():
-        return Shard(index=dist.get_rank(), count=dist.get_world_size())
-    world = read_world()
-    return Shard(index=world[0], count=world[1]) if world else Shard(index=0, count=1)
+    for name, bound in least.items():
+        object.__setattr__(record, name, check_count(f"{of}{name}", getattr(record, name), least=bound))

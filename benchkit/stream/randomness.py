@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
+import os
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +14,8 @@ import torch
 from numpy.random import mtrand
 from torch.utils.data import get_worker_info
 
-_MT19937_BYTES = 624 * 4 + 4
-"""The state of NumPy's MT19937: its words, and which of them is next."""
+_in_use = threading.RLock()
+"""The generators are the process's: loaders in several threads take turns."""
 
 
 class Randomness:
@@ -22,7 +23,6 @@ class Randomness:
 
     def __init__(self) -> None:
         self._own = np.random.MT19937(0)
-        self._single: tuple[object, bytes] | None = None
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
@@ -34,37 +34,67 @@ class Randomness:
             _seed_all(seed)
             yield
             return
-        torch_state, python_state = torch.get_rng_state(), random.getstate()
-        theirs = mtrand.get_bit_generator()
-        # To put NumPy's state back takes long. But to exchange its generator loses half of a pair of numbers.
-        numpy_state = None if self._is_single(theirs) else np.random.get_state(legacy=False)  # noqa: NPY002
-        mtrand.set_bit_generator(self._own)
-        _seed_all(seed)
-        try:
-            yield
-        finally:
-            torch.set_rng_state(torch_state)
-            random.setstate(python_state)
-            mtrand.set_bit_generator(theirs)
-            if numpy_state:
-                np.random.set_state(numpy_state)  # noqa: NPY002
+        with _in_use:
+            torch_state, python_state = torch.get_rng_state(), random.getstate()
+            # NumPy's generator is exchanged, for to put its state back takes long; that loses half of a pair
+            # of normal numbers, which the legacy functions keep beside it.
+            theirs, half = mtrand.get_bit_generator(), _read_half()
+            mtrand.set_bit_generator(self._own)
+            _seed_all(seed)
+            try:
+                yield
+            finally:
+                torch.set_rng_state(torch_state)
+                random.setstate(python_state)
+                mtrand.set_bit_generator(theirs)
+                _write_half(half)
 
-    def _is_single(self, generator: Any) -> bool:
-        """Return whether NumPy's legacy functions hold no half of a pair of normal numbers.
 
-        To ask them takes longer than to see that the generator stands where it stood without one.
-        """
-        now = None
-        if isinstance(generator, np.random.MT19937):
-            now = generator, ctypes.string_at(generator.ctypes.state_address, _MT19937_BYTES)
-            if now == self._single:
-                return True
-        single = not np.random.get_state(legacy=False)["has_gauss"]  # noqa: NPY002
-        self._single = now if single else None
-        return single
+class _Aside:
+    """Stands where NumPy's functions look for the generator whose state they tell or set, and has none."""
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Nothing, in the form of a state."""
+        return {"bit_generator": "none", "state": {}}
+
+    @state.setter
+    def state(self, value: dict[str, Any]) -> None:
+        """Set nothing."""
+
+
+@contextmanager
+def _generator_aside() -> Iterator[None]:
+    legacy: Any = mtrand._rand  # noqa: SLF001 - the functions of np.random are its methods
+    theirs, legacy._bit_generator = legacy._bit_generator, _Aside()  # noqa: SLF001
+    try:
+        yield
+    finally:
+        legacy._bit_generator = theirs  # noqa: SLF001
+
+
+def _read_half() -> dict[str, Any]:
+    """Return the half of a pair of normal numbers that NumPy's legacy functions keep."""
+    with _generator_aside():
+        half: dict[str, Any] = np.random.get_state(legacy=False)  # noqa: NPY002
+    return half
+
+
+def _write_half(half: dict[str, Any]) -> None:
+    with _generator_aside():
+        np.random.set_state(half)  # noqa: NPY002
 
 
 def _seed_all(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
     random.seed(seed)
+
+
+def _after_fork() -> None:
+    """Have a lock that no thread of the process before the fork holds."""
+    global _in_use  # noqa: PLW0603
+    _in_use = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -20,7 +20,7 @@ class BatchReport:
         handed: Positions of the samples handed to `_data_iterator`, (n,), int64.
         sliced: Rows that were cut out of chunks for that.
         rows: Rows it yielded.
-        errors: Samples left out, described.
+        errors: Samples left out, described, by their position.
         failure: The error that ends the pass, with its traceback as text.
     """
 
@@ -28,7 +28,7 @@ class BatchReport:
     handed: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     sliced: int = 0
     rows: int = 0
-    errors: list[str] = field(default_factory=list)
+    errors: dict[int, str] = field(default_factory=dict)
     failure: tuple[BenchKitError, str] | None = None
 
 
@@ -41,27 +41,32 @@ class PassReport:
         samples: Samples handed to `_data_iterator`, padding included.
         rows: Rows it yielded.
         uneven: Batches for which it yielded another number of rows than they have.
-        errors: Samples left out, described.
+        left_out: Samples left out, described, by their position in the epoch's order.
     """
 
     batches: int = 0
     samples: int = 0
     rows: int = 0
     uneven: int = 0
-    errors: tuple[str, ...] = ()
+    left_out: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """The samples left out, described."""
+        return tuple(self.left_out.values())
 
     def add(self, report: BatchReport, *, max_errors: int) -> None:
         """Count a batch; raise what ended it."""
         self.samples += len(report.handed)
         self.rows += report.rows
         self.uneven += report.rows != report.asked
-        self.errors += tuple(report.errors)
+        self.left_out |= report.errors  # a sample that also fills up the last batch is one
         if report.failure:
             error, text = report.failure
             raise error from WorkerTracebackError(text)
-        if len(self.errors) > max_errors:
+        if len(self.left_out) > max_errors:
             raise SampleError(
-                f"{len(self.errors)} samples could not be read, more than max_errors={max_errors}; "
+                f"{len(self.left_out)} samples could not be read, more than max_errors={max_errors}; "
                 f"the last: {self.errors[-1]}"
             )
 
@@ -70,7 +75,7 @@ class PassReport:
         if self.uneven:
             warnings.warn(
                 f"_data_iterator made {self.rows} rows of the {self.samples} samples of {label} that this "
-                f"process read ({len(self.errors)} failed): {self.uneven} of {self.batches} batches were "
+                f"process read ({len(self.left_out)} failed): {self.uneven} of {self.batches} batches were "
                 "cut, or filled with repeated rows",
                 stacklevel=3,
             )

@@ -7,12 +7,16 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DataLoaderConfiguration
-from support.reading import labels_of, make
+from support.reading import Labels, labels_of, make
 from torch import nn
+from torch.utils.data import DataLoader
+
+from benchkit.errors import UsageError
 
 BATCH = 5
 
@@ -120,7 +124,18 @@ def breaking(_: Path) -> dict:
     return told
 
 
-CASES = {case.__name__: case for case in (modes, saving, accumulating, breaking)}
+def outside(_: Path) -> list[str]:
+    """A plain `DataLoader` would split what is split already; its workers by spawn know of no Accelerate."""
+    fresh()
+    told = []
+    for workers in ({}, {"num_workers": 1}, {"num_workers": 1, "multiprocessing_context": "spawn"}):
+        with pytest.raises(UsageError) as refused:
+            list(DataLoader(Labels("n101", True), **workers))
+        told.append(str(refused.value))
+    return told
+
+
+CASES = {case.__name__: case for case in (modes, saving, accumulating, breaking, outside)}
 
 
 def main(folder: Path) -> None:

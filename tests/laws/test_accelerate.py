@@ -83,6 +83,14 @@ def test_a_pass_broken_off_is_followed_by_a_whole_one_beside_other_loaders(ranks
         assert told["after"] == list(range(96))
 
 
+def test_a_plain_dataloader_is_refused_with_any_workers_and_the_loader_to_make_is_named(ranks):
+    for rank in ranks:
+        assert len(rank["outside"]) == 3
+        for told in rank["outside"]:
+            assert "Labels is iterated outside its loader" in told
+            assert "get_dataset" in told
+
+
 def test_skipped_batches_are_neither_read_nor_fetched(project):
     publish_samples(project, "n101", 101, per_chunk=10, size=3)
     accelerator = Accelerator(cpu=True)

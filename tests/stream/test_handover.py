@@ -65,6 +65,7 @@ MADE = {
     "empty": lambda rows: [torch.empty(0), torch.empty(3, 0), default_collate([torch.empty(0)] * 4)],
     "scalar": lambda rows: torch.tensor(rows[0]),
     "views": views,
+    "put off": lambda rows: [torch.full((LARGE,), rows[0] + 1j).conj(), (1j * torch.ones(9)).conj().imag],
     "sparse": lambda rows: torch.eye(700).to_sparse(),
     "gradient": lambda rows: torch.ones(LARGE, requires_grad=True),
     "shared": lambda rows: torch.ones(LARGE).share_memory_(),

@@ -14,11 +14,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from support.making import content, publish_samples
+from torch.utils.data import DataLoader, default_collate
 
 from benchkit import IterableChunk, LoaderOptions, Shard, get_dataset
 from benchkit.data.catalogue import find_version, publish, read_manifest
@@ -93,13 +95,45 @@ def test_any_number_of_workers_yields_the_same_batches_and_random_numbers():
         assert_same(list(make(workers=workers)), expected)
 
 
+def mixed(rows: list) -> list:
+    """Collate as those do who mix the rows of a batch at random."""
+    labels, noise = default_collate(rows)
+    return [labels, noise + torch.rand(())]
+
+
+def test_the_random_numbers_of_a_collate_function_are_the_batch_s_too():
+    options = LoaderOptions(collate_fn=mixed)
+    expected = list(make(workers=0, loader=options))
+    for workers in (0, 2):
+        assert_same(list(make(workers=workers, loader=options)), expected)
+        rest = make(workers=workers, loader=options)
+        assert_same(list(rest.skip_batches(5)), expected[5:])
+
+
 def test_loading_leaves_the_random_numbers_of_training_alone():
     torch.manual_seed(5)
     undisturbed = torch.rand(3)
     torch.manual_seed(5)
     for workers in (0, 2):
         list(make(workers=workers))
+        list(make(workers=workers, loader=LoaderOptions(collate_fn=mixed)))
     assert torch.equal(torch.rand(3), undisturbed)
+
+
+def test_loaders_in_several_threads_take_turns_with_the_random_numbers():
+    class Slow(Numbers):
+        def _data_iterator(self):
+            for row in super()._data_iterator():
+                time.sleep(0.001)
+                yield row
+
+    expected = list(make(chunk=Slow))
+    generator = np.random.get_bit_generator()
+    loaders = [make(chunk=Slow) for _ in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        for got in threads.map(list, loaders):
+            assert_same(got, expected)
+    assert np.random.get_bit_generator() is generator
 
 
 def test_every_pass_is_the_next_epoch_with_an_order_of_its_own():
@@ -290,6 +324,40 @@ def test_a_loader_can_be_handed_to_a_spawned_process():
     process.start()
     process.join(60)
     assert process.exitcode == 0
+
+
+def test_passes_of_one_dataset_at_a_time_keep_to_their_own_epochs():
+    class Labels(IterableChunk):
+        def _data_iterator(self):
+            for label, _ in super()._data_iterator():
+                yield label
+
+    dataset = Labels("numbers", True, shuffle=True)
+    expected = []
+    for epoch in range(2):
+        dataset.set_epoch(epoch)
+        expected.append(list(dataset))
+    passes = []
+    for epoch in range(2):
+        dataset.set_epoch(epoch)
+        passes.append(iter(dataset))
+    pairs = list(zip(*passes, strict=True))
+    assert [list(labels) for labels in zip(*pairs, strict=True)] == expected
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_the_workers_of_a_plain_dataloader_read_one_version_in_all_passes(method, numbers):
+    loader = DataLoader(Numbers("numbers", True), None, num_workers=2, multiprocessing_context=method)
+    assert sum(1 for _ in loader) == SAMPLES  # whose length nothing has asked for
+    publish_samples(numbers, "numbers", SAMPLES + 1, per_chunk=PER_CHUNK)
+    assert sum(1 for _ in loader) == SAMPLES
+    assert sum(1 for _ in DataLoader(Numbers("numbers", True), None, num_workers=2)) == SAMPLES + 1
+
+
+def test_a_dataset_that_is_not_there_is_told_by_the_workers_of_a_plain_dataloader():
+    with pytest.raises(NotFoundError, match="no dataset 'other'"):
+        list(DataLoader(Numbers("other", True), None, num_workers=1))
 
 
 def test_a_collate_fn_that_returns_nothing_is_an_error():
@@ -589,33 +657,49 @@ def test_failing_samples_can_be_skipped_counted_and_limited(workers):
 
 
 class FailingAhead(Numbers):
-    """Reads all samples of a batch before it makes the first row."""
+    """Reads so many samples of a batch before it makes the first row, and makes so many rows of each."""
+
+    def __init__(self, name: str, cloud: bool, ahead: int = 16, copies: int = 1, **more: object) -> None:
+        super().__init__(name, cloud, **more)
+        self.ahead, self.copies = ahead, copies
 
     def _data_iterator(self):
-        for label, data in list(super()._data_iterator()):
+        samples = super()._data_iterator()
+        waiting = list(itertools.islice(samples, self.ahead))
+        while waiting:
+            label, data = waiting.pop(0)
             if label % 40 == 7:
                 raise ValueError("cannot decode")
-            yield label, data
+            waiting += itertools.islice(samples, 1)
+            for _ in range(self.copies):
+                yield label, data
 
 
 @pytest.mark.filterwarnings("ignore:_data_iterator made")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_of_an_iterator_that_reads_ahead_the_samples_that_fail_are_left_out_and_no_others(workers):
+@pytest.mark.parametrize(("ahead", "copies"), [(1, 1), (2, 1), (16, 1), (2, 2), (4, 3), (16, 2)])
+def test_of_an_iterator_that_reads_ahead_the_samples_that_fail_are_left_out_and_no_others(
+    workers, ahead, copies
+):
     failing = [label for label in range(SAMPLES) if label % 40 == 7]
-    loader = make(16, workers, FailingAhead, loader=LoaderOptions(on_error="skip"))
+    loader = make(
+        16, workers, FailingAhead, ahead=ahead, copies=copies, loader=LoaderOptions(on_error="skip")
+    )
     labels = set(labels_of(list(loader)))
-    assert labels == set(range(SAMPLES)) - set(failing)
+    if copies == 1:
+        assert labels == set(range(SAMPLES)) - set(failing)
+    assert loader.report.rows == (loader.report.samples - len(failing)) * copies
     assert loader.report.samples == len(loader) * 16
     named = {error.split("(")[0] for error in loader.report.errors}
     alone = make(16, 0, Failing, loader=LoaderOptions(on_error="skip"))
     list(alone)
     assert len(named) == len(failing)
     assert named == {error.split("(")[0] for error in alone.report.errors}
-    with pytest.raises(SampleError) as ahead:
+    with pytest.raises(SampleError) as reading_ahead:
         list(make(workers=workers, chunk=FailingAhead))
     with pytest.raises(SampleError) as one_by_one:
         list(make(workers=workers, chunk=Failing))
-    first, second = (str(error.value).split(" at ")[1] for error in (ahead, one_by_one))
+    first, second = (str(error.value).split(" at ")[1] for error in (reading_ahead, one_by_one))
     assert first.split("(")[0] == second.split("(")[0]
 
 
@@ -642,6 +726,66 @@ def test_an_iterator_without_an_end_is_an_error_and_takes_little_memory(workers)
 
     with pytest.raises(DatasetError, match=r"Endless._data_iterator made over 1024 rows of a batch"):
         list(make(16, workers, Endless))
+
+
+@pytest.mark.filterwarnings("ignore:_data_iterator made")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_failing_sample_that_also_fills_up_the_last_batch_is_counted_once(workers):
+    class First(Numbers):
+        def _data_iterator(self):
+            for label, _ in super()._data_iterator():
+                if label in (0, 100):
+                    raise ValueError(f"cannot decode {object()}")
+                yield label
+
+    loader = make(16, workers, First, shuffle=False, loader=LoaderOptions(on_error="skip", max_errors=2))
+    list(loader)
+    assert len(loader.report.errors) == 2
+    assert loader.report.samples == len(loader) * 16
+
+
+@pytest.mark.filterwarnings("ignore:_data_iterator made")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_replaces_an_empty_batch_is_not_touched_by_what_is_done_to_its_neighbour(workers):
+    class Few(Numbers):
+        def _data_iterator(self):
+            for row in super()._data_iterator():
+                if 32 <= row[0] < 48:
+                    yield row
+
+    got = []
+    for batch in make(16, workers, Few, shuffle=False):
+        got.append([part.clone() for part in batch])
+        for part in batch:
+            part.zero_()
+    assert labels_of(got) == list(range(32, 48)) * len(got)
+    assert_same(got, got[:1] * len(got))
+    assert got[0][1].all()
+
+
+def test_numbers_of_numpy_are_taken_as_python_s_own():
+    size = np.uint8(200)
+    shard = Shard(index=np.int64(0), count=np.int32(1))
+    options = LoaderOptions(shard=shard, prefetch_factor=np.int16(2), max_errors=np.int8(100))
+    theirs = get_dataset(
+        Numbers, True, "numbers", size, np.int8(0), seed=np.uint64(5), open_chunks=np.int8(3), loader=options
+    )
+    ours = make(200, seed=5, open_chunks=3)
+    for loader, one in ((theirs, np.int64(1)), (ours, 1)):
+        loader.set_epoch(one)
+        loader.skip_batches(one)
+    state = theirs.state_dict()
+    assert json.loads(json.dumps(state)) == state == ours.state_dict()
+    theirs.load_state_dict(state)
+    assert_same(list(theirs), list(ours))
+
+
+@pytest.mark.parametrize("wrong", [True, 1.0, "1", None])
+def test_what_is_no_whole_number_is_refused(wrong):
+    loader = make()
+    for call in (loader.set_epoch, loader.skip_batches, loader.dataset._chunk.set_epoch):
+        with pytest.raises(UsageError, match="not a whole number"):
+            call(wrong)
 
 
 def test_rows_that_do_not_collate_are_a_sample_error():

@@ -39,9 +39,9 @@ def loader(project):
 
 
 def threads() -> list[str]:
-    """Return the names of our threads, but for one that waits for checkpoints to send."""
+    """Return the names of our threads, but for those that wait for checkpoints, or for what was killed."""
     names = [thread.name for thread in threading.enumerate() if thread.name.startswith("benchkit")]
-    return [name for name in names if not name.startswith("benchkit-upload")]
+    return [name for name in names if not name.startswith(("benchkit-upload", "benchkit-ending"))]
 
 
 def test_the_chunks_of_coming_steps_are_fetched_without_anybody_reading(loader):

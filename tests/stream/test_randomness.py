@@ -43,6 +43,18 @@ def test_the_training_s_own_numbers_go_on_however_many_were_drawn(before, inside
     assert got == expected
 
 
+def test_half_of_a_pair_of_normal_numbers_is_kept_wherever_the_generator_stands():
+    numbers = Randomness()
+    expected = np.random.RandomState(0).randn(2).tolist()
+    for drawn in (2, 1):  # the generator stands at the same number after both
+        np.random.seed(0)  # noqa: NPY002
+        got = [np.random.randn() for _ in range(drawn)]  # noqa: NPY002
+        with numbers.seeded(7):
+            draw()
+        got += [np.random.randn() for _ in range(2 - drawn)]  # noqa: NPY002
+        assert got == expected
+
+
 @pytest.mark.parametrize("before", range(3))
 def test_a_seed_gives_the_same_numbers_whatever_was_drawn_before(before):
     drawn = []
