@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from benchkit.format.layout import is_chunk_name
@@ -28,6 +28,7 @@ class LayeredStore:
 
     front: Store
     open_behind: Callable[[], Store]
+    _opened: list[Store] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def url(self) -> str:
@@ -58,9 +59,11 @@ class LayeredStore:
         """Remove the object from the front."""
         self.front.delete(name)
 
-    @cached_property
+    @property
     def _behind(self) -> Store:
-        return self.open_behind()
+        if not self._opened:  # no lock: one that a thread holds during a fork is never free in the child
+            self._opened.append(self.open_behind())
+        return self._opened[0]
 
     def _holder(self, name: str) -> Store:
         return self._behind if is_chunk_name(name) and not self.front.stat(name) else self.front

@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from errno import EDQUOT, ENOSPC
+from errno import EDQUOT, EMFILE, ENFILE, ENOSPC
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +28,8 @@ from benchkit.stream.patience import Patience, call_patiently, dump_stacks
 
 TIMEOUT_SECONDS = 300.0
 _NO_SPACE = {ENOSPC, EDQUOT}
+_TOO_MANY_FILES = {EMFILE, ENFILE}
+_MORE_FILES = "raise the limit of open files (ulimit -n), or lower open_chunks"
 _SET_LIMIT = "set BENCHKIT_CACHE_LIMIT_BYTES, or limit_bytes under [cache] of benchkit.toml, to at least"
 _IDLE_SECONDS = 0.1
 """How long a fetch may wait for room before others are asked to give up what they could spare for it."""
@@ -251,7 +253,8 @@ class ChunkCache:
         except BenchKitError:
             raise
         except OSError as error:
-            raise CacheError(f"the cache {self.folder} cannot be used ({error}): {OTHER_FOLDER}") from error
+            advice = _MORE_FILES if error.errno in _TOO_MANY_FILES else OTHER_FOLDER
+            raise CacheError(f"the cache {self.folder} cannot be used ({error}): {advice}") from error
 
 
 def _open_cached(folder: CacheFolder, wanted: _Wanted) -> OpenChunk | None:

@@ -148,7 +148,12 @@ class CacheFolder:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with self._acquire(self._lock_path, shared=False):
+        try:
+            lock = self._acquire(self._lock_path, shared=False)
+        except FileNotFoundError:  # somebody has removed the whole folder
+            self.prepare()
+            lock = self._acquire(self._lock_path, shared=False)
+        with lock:
             yield
 
     def _acquire(self, path: Path, *, shared: bool) -> LockedFile:

@@ -88,7 +88,7 @@ def _forget_ended() -> bool:
     known = set(_fetches)  # of one that begins meanwhile the system has not told
     try:
         there: set[int | None] = {int(name) for name in os.listdir("/proc/self/task")}
-    except FileNotFoundError:
+    except OSError:  # no such folder, or too many open files
         there = {thread.native_id for thread in threading.enumerate()}
     _fetches.difference_update(known - there)
     return bool(_fetches)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain
 from operator import length_hint
 from typing import Any
@@ -68,29 +67,31 @@ class Selection:
         return self.open_chunks or (SHUFFLED_LANES if self.shuffle else UNSHUFFLED_LANES)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedVersion:
-    """A version that has been looked up: its manifest, its order, and what reads its rows."""
+    """A version that has been looked up, and what reads its rows.
+
+    Attributes:
+        selection: What was asked for.
+        settings: The project's.
+        store: Where it is.
+        version: The version.
+        manifest: Its manifest.
+        order: The order of its live rows.
+        cache: The machine's cache.
+        reader: Reads rows in this process; sent to another one it begins anew there.
+    """
 
     selection: Selection
     settings: Settings
     store: Store
     version: Version
     manifest: Manifest
+    order: Order
+    cache: ChunkCache
+    reader: ChunkReader
 
-    @cached_property
-    def order(self) -> Order:
-        """The order of its live rows."""
-        selection = self.selection
-        rows = check_rows(self.manifest, self.version.label)
-        return Order(rows=rows, seed=selection.seed, shuffle=selection.shuffle, lanes=selection.lanes)
-
-    @cached_property
-    def cache(self) -> ChunkCache:
-        """The machine's cache."""
-        return ChunkCache(folder=self.settings.cache_dir, limit_bytes=self.settings.cache_limit_bytes)
-
-    @cached_property
+    @property
     def tar_bytes(self) -> list[int]:
         """Bytes of each tar."""
         return [chunk.tar_bytes for chunk in self.manifest.chunks]
@@ -105,18 +106,6 @@ class OpenedVersion:
             workers=workers,
         )
 
-    @cached_property
-    def reader(self) -> ChunkReader:
-        """The reader of this process."""
-        return ChunkReader(
-            store=self.store,
-            cache=self.cache,
-            manifest=self.manifest,
-            version=self.version,
-            keep=1,
-            scattered=self.selection.shuffle,
-        )
-
 
 def open_version(
     selection: Selection, *, digest: str | None = None, timeout_seconds: float = TIMEOUT_SECONDS
@@ -128,6 +117,7 @@ def open_version(
     Raises:
         ProjectError: There is no project here.
         NotFoundError: The store has no such dataset or version.
+        CorruptError: Its manifest contradicts itself.
         StallError: The store has not given it in time.
     """
     settings = load_settings()
@@ -145,8 +135,28 @@ def open_version(
 
     what = f"looking up {selection.name!r} in {store.url}"
     version, manifest = call_patiently(look_up, state=bool, seconds=timeout_seconds, what=what)
+    cache = ChunkCache(folder=settings.cache_dir, limit_bytes=settings.cache_limit_bytes)
     return OpenedVersion(
-        selection=selection, settings=settings, store=store, version=version, manifest=manifest
+        selection=selection,
+        settings=settings,
+        store=store,
+        version=version,
+        manifest=manifest,
+        order=Order(
+            rows=check_rows(manifest, version.label),
+            seed=selection.seed,
+            shuffle=selection.shuffle,
+            lanes=selection.lanes,
+        ),
+        cache=cache,
+        reader=ChunkReader(
+            store=store,
+            cache=cache,
+            manifest=manifest,
+            version=version,
+            keep=1,
+            scattered=selection.shuffle,
+        ),
     )
 
 

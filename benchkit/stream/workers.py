@@ -97,7 +97,7 @@ def take_over(loaded: Iterator[Any]) -> None:
 
 def leave_to_parent(loaded: Any) -> None:
     """Keep this process, a fork of the one that made the workers, from ending them."""
-    if loaded is not None:
+    if hasattr(loaded, "_shutdown_workers"):
         loaded._shutdown = True  # noqa: SLF001
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -107,3 +110,27 @@ def test_staging_is_before_the_projects_remote_in_a_pickle_too(tmp_path: Path) -
     assert store.url == LocalStore(settings.staging).url
     assert store.read(CHUNK) == b"data"
     assert pickle.loads(pickle.dumps(store)).read(CHUNK) == b"data"  # noqa: S301
+
+
+@pytest.mark.processes
+def test_a_process_forked_while_a_thread_opens_the_other_store_opens_its_own(behind: MemoryStore) -> None:
+    behind.write(CHUNK, b"0123456789")
+    opening, go_on = threading.Event(), threading.Event()
+
+    def open_slowly() -> MemoryStore:
+        opening.set()
+        go_on.wait(60)
+        return behind
+
+    thread = threading.Thread(target=LayeredStore(MemoryStore(), open_slowly).read, args=[CHUNK])
+    thread.start()
+    opening.wait(60)
+    child = os.fork()
+    if not child:
+        signal.alarm(10)
+        read = LayeredStore(MemoryStore(), lambda: behind).read(CHUNK)
+        os._exit(read != b"0123456789")
+    status = os.waitpid(child, 0)[1]
+    go_on.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 0

@@ -302,6 +302,19 @@ def test_a_folder_emptied_under_a_fetch_never_shows_a_tar_that_is_not_whole(shop
     shop.check(cache, item)
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_a_folder_removed_whole_under_a_fetch_is_made_again(shop, fork, full):
+    items, cache = shop.add_many(2, SIZE), shop.cache(SIZE)
+    if full:
+        shop.check(cache, items[1])
+    first = fork(lambda: shop.check(cache, items[0], store=shop.slow(0.1)))
+    wait_for(lambda: part_size(shop, items[0]) == SIZE)
+    shutil.rmtree(shop.cache_folder)
+    first.result()
+    assert shop.cached(items) == [0]
+    shop.check(cache, items[1])
+
+
 def test_a_fork_leaves_parent_and_child_each_reading_on(shop, fork):
     items = shop.add_many(2, SIZE)
     cache = shop.cache()

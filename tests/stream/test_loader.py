@@ -292,7 +292,7 @@ import sys
 from benchkit import IterableChunk, LoaderOptions, get_dataset
 
 options = LoaderOptions(collate_fn=list, persistent_workers=sys.argv[1] == "persistent", timeout_seconds=10)
-loader = get_dataset(IterableChunk, True, "numbers", 16, 2, loader=options)
+loader = get_dataset(IterableChunk, True, "numbers", 16, 2 if sys.argv[1] != "none" else 0, loader=options)
 child, batches = None, 0
 for batch in loader:
     batches += 1
@@ -309,11 +309,27 @@ assert batches == len(loader) == len(list(loader))
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("workers", ["persistent", "new"])
+@pytest.mark.parametrize("workers", ["persistent", "new", "none"])
 def test_a_process_forked_in_the_loop_that_leaves_it_does_not_end_its_parent_s_workers(workers):
     command = [sys.executable, "-W", "ignore", "-c", UNWINDING, workers]
     done = subprocess.run(command, check=False, timeout=60)
     assert done.returncode == 0
+
+
+@pytest.mark.processes
+def test_too_few_open_files_are_told_as_that():
+    code = (
+        "import resource; from benchkit import IterableChunk, get_dataset; "
+        "loader = get_dataset(IterableChunk, True, 'numbers', 16, 0, shuffle=True); "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12)); next(iter(loader))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, timeout=60, capture_output=True, text=True
+    )
+    told = done.stderr.splitlines()[-1]
+    assert "CacheError" in told
+    assert "Too many open files" in told
+    assert told.endswith("raise the limit of open files (ulimit -n), or lower open_chunks")
 
 
 @pytest.mark.processes
