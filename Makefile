@@ -19,6 +19,9 @@ ON_OLDEST := tests/laws tests/train tests/stream/test_handover.py tests/stream/t
 # Most tests wait for other processes more than they compute; those of a file run one after the other.
 TOGETHER := --numprocesses 4 --dist loadfile
 
+# Tests start processes by the thousand, each of which would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-oldest lint
 
 # CPUs, so that the demo is the same everywhere; two processes, as a training of several GPUs has.

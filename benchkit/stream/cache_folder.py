@@ -228,11 +228,10 @@ def _check_private(path: Path) -> None:
     if status.st_uid != os.geteuid():
         raise CacheError(f"the cache {path} belongs to another user (uid {status.st_uid}): {OTHER_FOLDER}")
     if status.st_mode & 0o077:
-        mode = stat.S_IMODE(status.st_mode)
-        raise CacheError(
-            f'the cache {path} is open to other users (mode {mode:04o}): run "chmod 700 {path}", '
-            f"or {OTHER_FOLDER}"
-        )
+        mode, advice = stat.S_IMODE(status.st_mode), OTHER_FOLDER
+        if set(os.listdir(path)) <= {"chunks", "cache.lock"}:  # nobody has anything else there, as in /tmp
+            advice = f'run "chmod 700 {path}", or {OTHER_FOLDER}'
+        raise CacheError(f"the cache {path} is open to other users (mode {mode:04o}): {advice}")
 
 
 def _is_part(entry: CacheEntry) -> bool:

@@ -36,6 +36,9 @@ def test_a_folder_that_others_may_enter_is_refused_with_the_command_that_mends_i
     folder.path.chmod(0o755)
     with pytest.raises(CacheError, match=rf'mode 0755\): run "chmod 700 {folder.path}"'):
         folder.prepare()
+    (folder.path / "letters").mkdir()  # of somebody, as in /tmp, which is not to be closed
+    with pytest.raises(CacheError, match=r"mode 0755\): choose another folder with BENCHKIT_CACHE_DIR$"):
+        folder.prepare()
     folder.path.chmod(0o700)
     folder.prepare()
 
