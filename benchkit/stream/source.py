@@ -27,7 +27,7 @@ from benchkit.store.urls import open_remote
 from benchkit.stream.cache import TIMEOUT_SECONDS, ChunkCache
 from benchkit.stream.options import check_counts
 from benchkit.stream.order import Order
-from benchkit.stream.patience import call_patiently
+from benchkit.stream.patience import await_fetches, call_patiently
 from benchkit.stream.reader import ChunkReader, check_rows
 from benchkit.stream.room import Room, share_room
 from benchkit.stream.sharing import Sharing, agree, look_around
@@ -218,7 +218,7 @@ class Source:
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
         self._timeout_seconds = TIMEOUT_SECONDS
-        _without_loader.add(self)
+        _unopened.add(self)
         self.assigned: Assigned | None = None
         self._opened: OpenedVersion | None = None
         self._told: tuple[int, Sharing | None] = (os.getpid(), None)
@@ -233,12 +233,13 @@ class Source:
     def serve_loader(self, *, timeout_seconds: float) -> None:
         """Leave it to a loader when the version is looked up, and how long that may take."""
         self._timeout_seconds = timeout_seconds
-        _without_loader.discard(self)
+        _unopened.discard(self)
 
     def open(self, *, digest: str | None = None) -> OpenedVersion:
         """Return the version, looked up at the first call; another digest looks it up again."""
         if self._opened is None or digest not in (None, self._opened.version.digest):
             self._opened = open_version(self.selection, digest=digest, timeout_seconds=self._timeout_seconds)
+            _unopened.discard(self)
         return self._opened
 
     def sharing(self) -> Sharing:
@@ -261,14 +262,17 @@ class Source:
         return self.assigned.samples() if self.assigned else iter(())
 
 
-_without_loader: WeakSet[Source] = WeakSet()
+_unopened: WeakSet[Source] = WeakSet()
+"""Those whose version nobody has looked up; loaders do so before they make workers."""
 
 
 def _before_fork() -> None:
     """Look up versions before a plain `DataLoader` makes workers: each would do so, in every pass anew."""
-    for source in list(_without_loader):
-        with suppress(BenchKitError):  # the worker that needs it says why there is none
-            source.open()
+    if sources := list(_unopened):
+        for source in sources:
+            with suppress(BenchKitError):  # the worker that needs it says why there is none
+                source.open()
+        await_fetches()
 
 
 os.register_at_fork(before=_before_fork)
