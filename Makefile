@@ -14,6 +14,7 @@ READY := $(VENV)/.ready
 
 # What stands on Accelerate, torch and NumPy; kills, faults and leaks are the same on all versions.
 ON_OLDEST := tests/laws tests/train tests/stream/test_handover.py tests/stream/test_loader.py \
+	tests/stream/test_plain_ranks.py tests/stream/test_randomness.py \
 	--ignore tests/laws/test_cache_kills.py --ignore tests/laws/test_faults.py
 
 # Most tests wait for other processes more than they compute; those of a file run one after the other.

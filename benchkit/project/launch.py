@@ -1,7 +1,8 @@
 """Starting the training script: which launcher, with which arguments and environment, decided in pure code.
 
-GPUs are trained on with Accelerate's launcher, CPUs with torchrun: `accelerate launch --cpu` starts one
-process whatever number it is given.
+GPUs are trained on with Accelerate's launcher, which knows what `accelerate config` says of them, CPUs with
+torchrun: `accelerate launch --cpu` starts one process whatever number it is given. One process on CPUs needs
+neither.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ def plan_launch(
     count = (gpus or 1) if processes is None else processes
     if count < 1:
         raise UsageError(f"--processes {count} is not at least 1")
+    alone = not gpus and count == machines.count == 1
     if 0 < gpus < count:
         raise UsageError(
             f"--processes {count} is more than this machine's {gpus} GPU(s): ask for at most {gpus}, "
@@ -102,7 +104,7 @@ def plan_launch(
         raise ProjectError(f'{script} is missing: it is what "python manage.py train" runs')
     if folder is not None and script.is_relative_to(folder):
         script = script.relative_to(folder)
-    launcher = (accelerate if gpus else torchrun)(count, machines)
+    launcher = [] if alone else (accelerate if gpus else torchrun)(count, machines)
     variables = {"BENCHKIT_PROJECT": str(project)}
     if not gpus:
         # Without it Accelerate sees no GPU, and each of several processes takes itself for the only one.

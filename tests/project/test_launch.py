@@ -70,6 +70,15 @@ def test_cpus_are_trained_on_with_standalone_torchrun(project: Path) -> None:
     assert plan.defaults == (("OMP_NUM_THREADS", "4"),)
 
 
+def test_one_process_on_cpus_needs_no_launcher(project: Path) -> None:
+    plan = plan_launch(project, ["--epochs", "3"], hardware=CPU_ONLY)
+    assert command_of(plan) == [str(project / "TrainScript.py"), "--epochs", "3"]
+    assert ("ACCELERATE_USE_CPU", "true") in plan.variables
+    machines = Machines(count=2, rank=1, address="10.0.0.1")
+    plan = plan_launch(project, [], hardware=CPU_ONLY, machines=machines)
+    assert "torch.distributed.run" in command_of(plan)
+
+
 @pytest.mark.parametrize(
     ("processes", "options"),
     [

@@ -282,12 +282,14 @@ def test_the_script_killed_and_started_again_ends_as_if_it_had_not_been(
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_a_rank_that_is_killed_is_started_again_with_the_others(packed_project: Path, tmp_path: Path) -> None:
+def test_a_training_that_is_killed_is_started_again_by_its_command(
+    packed_project: Path, tmp_path: Path
+) -> None:
     expected = metrics_of(Run(packed_project, tmp_path / "cache", "whole").finish())
     run = Run(packed_project, tmp_path / "cache", "crashing", "--restarts", "2")
     with run.start() as process:
         printed = run.until(process, "epoch 2:")
-        os.kill(child_of(child_of(process.pid)), signal.SIGKILL)  # manage.py, torchrun, rank
+        os.kill(child_of(process.pid), signal.SIGKILL)
         out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert "it is started again, 1 more to go" in err

@@ -41,7 +41,8 @@ def train(
 ) -> None:
     """Run TrainScript.py in one or several processes.
 
-    Accelerate's launcher starts it on GPUs, torchrun on CPUs. Options not named here go to the script.
+    Accelerate's launcher starts it on GPUs, torchrun in several processes on CPUs. Options not named here go
+    to the script.
     """
     from benchkit.project.launch import find_hardware, launch, launch_again, plan_launch
     from benchkit.project.launchers import DEFAULT_PORT, Machines
