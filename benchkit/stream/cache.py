@@ -142,15 +142,9 @@ class ChunkCache:
         )
         folder = CacheFolder(self.folder)
         with self._translated():
-            while True:
-                folder.prepare()
-                if opened := _open_cached(folder, wanted):
-                    return opened
-                part = open_locked(folder.part_path(chunk.tar), shared=False, create=True, blocking=False)
-                if part is None:
-                    _await_fetch(folder, wanted)
-                elif opened := self._fetch_in_time(folder, part, wanted):
-                    return opened
+            while (opened := self._try_to_open(folder, wanted)) is None:
+                pass
+        return opened
 
     def discard(self, opened: OpenChunk) -> None:
         """Close a chunk whose cached bytes turned out bad, and remove them; opening it fetches it again.
@@ -164,6 +158,23 @@ class ChunkCache:
         """Return when a process last called for room that others hold, nanoseconds since 1970; 0 is never."""
         with self._translated():
             return CacheFolder(self.folder).last_call()
+
+    def _try_to_open(self, folder: CacheFolder, wanted: _Wanted) -> OpenChunk | None:
+        """Open the chunk or fetch it; None when it is time to look again."""
+        try:
+            folder.prepare()
+            if opened := _open_cached(folder, wanted):
+                return opened
+            part = open_locked(folder.part_path(wanted.chunk.tar), shared=False, create=True, blocking=False)
+            if part is not None:
+                return self._fetch_in_time(folder, part, wanted)
+            _await_fetch(folder, wanted)
+        except BenchKitError:
+            raise
+        except FileNotFoundError:  # somebody has removed the whole folder
+            if not wanted.patience.pause():
+                raise
+        return None
 
     def _fetch_in_time(self, folder: CacheFolder, part: LockedFile, wanted: _Wanted) -> OpenChunk | None:
         """Fetch as `_fetch` does, and give up when nothing comes."""

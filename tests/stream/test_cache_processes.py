@@ -16,6 +16,7 @@ from support.small_disk import mount_small_disk
 
 from benchkit.errors import CacheError, StallError
 from benchkit.store.locks import open_locked
+from benchkit.stream.cache_folder import CacheFolder
 
 SIZE = 64 << 10
 
@@ -313,6 +314,18 @@ def test_a_folder_removed_whole_under_a_fetch_is_made_again(shop, fork, full):
     first.result()
     assert shop.cached(items) == [0]
     shop.check(cache, items[1])
+
+
+def test_a_folder_removed_whole_just_after_it_was_made_is_made_again(shop, monkeypatch):
+    item, prepare, removals = shop.add(b"tar"), CacheFolder.prepare, iter([True])
+
+    def prepare_in_vain(folder):
+        prepare(folder)
+        if next(removals, False):
+            shutil.rmtree(folder.path)
+
+    monkeypatch.setattr(CacheFolder, "prepare", prepare_in_vain)
+    shop.check(shop.cache(), item)
 
 
 def test_a_fork_leaves_parent_and_child_each_reading_on(shop, fork):
