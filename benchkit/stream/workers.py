@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EMFILE, ENFILE
 from multiprocessing import connection
 from typing import Any
 
 import torch
 
-from benchkit.errors import StallError
+from benchkit.errors import StallError, UsageError
 from benchkit.stream.handover import prepare_worker
 from benchkit.stream.patience import STDERR, dump_stacks
 from benchkit.stream.slots import can_lend, forget_ended
@@ -125,7 +126,7 @@ def next_batch(loaded: Any, *, name: str, seconds: float) -> Any:
 
 @contextmanager
 def waiting_for(loaded: Iterator[Any] | None, *, name: str, seconds: float) -> Iterator[None]:
-    """Make a time-out, or the death of a worker before or meanwhile, a `StallError`.
+    """Make a time-out, or a worker's death, a `StallError`, and too many open files a `UsageError`.
 
     Args:
         loaded: The iterator that owns the workers; None, or one without workers, raises what it raises.
@@ -146,6 +147,11 @@ def waiting_for(loaded: Iterator[Any] | None, *, name: str, seconds: float) -> I
                 f"no batch of {name!r} within {seconds:g} s; where each thread stands is on stderr"
             ) from error
         _check_alive(workers, name, error)
+        if isinstance(error, OSError) and error.errno in {EMFILE, ENFILE}:
+            raise UsageError(
+                f"this process cannot make or hear the workers that read {name!r} ({error}): raise the limit "
+                "of open files (ulimit -n), or lower num_workers"
+            ) from error
         raise
 
 

@@ -317,19 +317,22 @@ def test_a_process_forked_in_the_loop_that_leaves_it_does_not_end_its_parent_s_w
 
 
 @pytest.mark.processes
-def test_too_few_open_files_are_told_as_that():
+@pytest.mark.parametrize(
+    ("workers", "error", "option"), [(0, "CacheError", "open_chunks"), (2, "UsageError", "num_workers")]
+)
+def test_too_few_open_files_are_told_as_that(workers, error, option):
     code = (
         "import resource; from benchkit import IterableChunk, get_dataset; "
-        "loader = get_dataset(IterableChunk, True, 'numbers', 16, 0, shuffle=True); "
+        f"loader = get_dataset(IterableChunk, True, 'numbers', 16, {workers}, shuffle=True); "
         "resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12)); next(iter(loader))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], check=False, timeout=60, capture_output=True, text=True
     )
     told = done.stderr.splitlines()[-1]
-    assert "CacheError" in told
+    assert error in told
     assert "Too many open files" in told
-    assert told.endswith("raise the limit of open files (ulimit -n), or lower open_chunks")
+    assert told.endswith(f"raise the limit of open files (ulimit -n), or lower {option}")
 
 
 @pytest.mark.processes
