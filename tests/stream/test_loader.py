@@ -312,8 +312,8 @@ assert batches == len(loader) == len(list(loader))
 @pytest.mark.parametrize("workers", ["persistent", "new", "none"])
 def test_a_process_forked_in_the_loop_that_leaves_it_does_not_end_its_parent_s_workers(workers):
     command = [sys.executable, "-W", "ignore", "-c", UNWINDING, workers]
-    done = subprocess.run(command, check=False, timeout=60)
-    assert done.returncode == 0
+    done = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.processes
