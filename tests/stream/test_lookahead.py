@@ -6,7 +6,6 @@ import ctypes
 import threading
 import time
 import weakref
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -82,7 +81,8 @@ def test_nothing_is_started_when_the_machine_has_it_all_or_there_is_no_room(load
 
 def test_a_chunk_that_is_needed_again_while_it_is_being_fetched_is_fetched_once_and_held(loader, project):
     store = NotedStore(project / "store", pause_seconds=0.5)
-    opened = replace(loader.opened, store=store)
+    opened = loader.opened
+    opened.reader._store = store
     (name, *_) = [opened.manifest.chunk_object(chunk) for chunk in opened.manifest.chunks]
 
     def plan(step: int) -> BatchPlan:

@@ -12,7 +12,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -21,7 +21,6 @@ import torch
 from support.noted_store import NotedStore
 from support.reading import Numbers, labels_of, make, wait_for
 
-from benchkit.stream.chunks import source_of
 from benchkit.stream.loader import ChunkLoader
 
 if TYPE_CHECKING:
@@ -62,9 +61,8 @@ class Training:
             open_chunks=self.lanes,
             timeout_seconds=30,
         )
-        source, store = source_of(loader.dataset._chunk), project / "store"
-        noted = NotedStore(store, pause_seconds=self.pause_seconds, block_bytes=4096)
-        source._opened = replace(source.open(), store=noted)
+        noted = NotedStore(project / "store", pause_seconds=self.pause_seconds, block_bytes=4096)
+        loader.opened.reader._store = noted
         return loader
 
     def run(self, project: Path, tell: Callable[[int, list[int]], None]) -> None:
